@@ -1,0 +1,3 @@
+"""attnjax: a JAX/Flax research codebase for attention models."""
+
+__version__ = "0.1.0"

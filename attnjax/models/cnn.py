@@ -1,0 +1,169 @@
+"""Convolutional networks: LeNet-5 (LeCun et al. 1998) and ResNet (He et al. 2015)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.errors import UserError
+from attnjax.nn.blocks import activation
+from attnjax.nn.pooling import pool
+
+
+class LeNet(nn.Module):
+    """LeNet-5: (B, 32, 32, C) -> logits (B, num_classes); 61,706 parameters for one channel and ten classes.
+
+    The classic form: C1 6@5x5, S2, C3 16@5x5 on all maps, S4, C5 120@5x5, F6 84, output 10.
+    """
+
+    num_classes: int
+    features: Sequence[int] = (6, 16, 120)
+    hidden: int = 84
+    pooling: str = "average"
+    activation: str = "tanh"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        if min(x.shape[1:3]) < 32:
+            raise UserError(f"LeNet-5 needs images of at least 32x32 pixels, got {x.shape[1]}x{x.shape[2]}")
+        act = activation(self.activation)
+        last = len(self.features) - 1
+        for i, features in enumerate(self.features):
+            x = act(nn.Conv(features, (5, 5), padding="VALID", dtype=self.dtype, name=f"conv{i + 1}")(x))
+            if i < last:
+                x = pool(x, self.pooling, window=2, stride=2)
+        x = act(nn.Dense(self.hidden, dtype=self.dtype, name="fc")(x.reshape(x.shape[0], -1)))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+def _axis_is_bound(name: str) -> bool:
+    try:
+        jax.lax.axis_size(name)
+    except NameError:
+        return False
+    return True
+
+
+def batch_norm(train: bool, dtype: str, name: str) -> nn.BatchNorm:
+    """Returns BatchNorm (Ioffe & Szegedy 2015) whose statistics cover the whole batch, whatever the devices.
+
+    Under a mapped axis "data" the statistics are averaged over it; under jit the batch is one array anyway.
+    Decay 0.9 and epsilon 1e-5 as in He et al.'s and torchvision's models.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name="data" if _axis_is_bound("data") else None,
+        use_fast_variance=False,
+        name=name,
+    )
+
+
+def conv(features: int, window: int, stride: int, dtype: str, name: str) -> nn.Conv:
+    """Returns a convolution without bias, padded symmetrically: "SAME" would shift the grid under stride 2."""
+    return nn.Conv(
+        features,
+        (window, window),
+        strides=(stride, stride),
+        padding=[(window // 2, window // 2)] * 2,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        name=name,
+    )
+
+
+def pad_shortcut(x, features: int, stride: int):
+    """He et al.'s option A: subsample, and pad the new channels with zeros; no parameters."""
+    x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
+    before = (features - x.shape[-1]) // 2
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, features - x.shape[-1] - before)))
+
+
+class ResidualBlock(nn.Module):
+    """Residual block of 3x3-3x3 convolutions, or 1x1-3x3-1x1 with `bottleneck` (stride on the 3x3, as torchvision)."""
+
+    features: int  # of the output
+    stride: int
+    bottleneck: bool
+    project: bool  # option B: a 1x1 convolution where the shape changes; else option A
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        norm = partial(batch_norm, train, self.dtype)
+        if self.bottleneck:
+            inner = self.features // 4
+            layers = [(inner, 1, 1), (inner, 3, self.stride), (self.features, 1, 1)]
+        else:
+            layers = [(self.features, 3, self.stride), (self.features, 3, 1)]
+        y = x
+        for i, (features, window, stride) in enumerate(layers, start=1):
+            y = norm(f"norm{i}")(conv(features, window, stride, self.dtype, f"conv{i}")(y))
+            y = nn.relu(y) if i < len(layers) else y
+        if x.shape != y.shape and self.project:
+            x = norm("shortcut_norm")(conv(self.features, 1, self.stride, self.dtype, "shortcut")(x))
+        elif x.shape != y.shape:
+            x = pad_shortcut(x, self.features, self.stride)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet: (B, H, W, C) -> logits (B, num_classes) float32; batch statistics in the collection "batch_stats".
+
+    RESNET_SIZES holds He et al.'s: "cifar20" to "cifar110" (section 4.2, option A) and "18" to "152" (table 1).
+    """
+
+    num_classes: int
+    blocks: Sequence[int]  # per stage
+    features: Sequence[int]  # per stage
+    bottleneck: bool = False
+    stem: str = "cifar"  # "cifar": 3x3; "imagenet": 7x7 of stride 2, then 3x3 pooling of stride 2
+    project: bool = False
+    stem_pooling: str = "max"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        if self.stem not in ("cifar", "imagenet"):
+            raise UserError(f"unknown ResNet stem '{self.stem}'. Known: cifar, imagenet")
+        if self.stem == "cifar":
+            x = conv(self.features[0], 3, 1, self.dtype, "stem")(x)
+        else:
+            x = conv(64, 7, 2, self.dtype, "stem")(x)
+        x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
+        if self.stem == "imagenet":
+            x = pool(x, self.stem_pooling, window=3, stride=2, padding=1)
+        for stage, (blocks, features) in enumerate(zip(self.blocks, self.features, strict=True)):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"stage{stage + 1}_block{i + 1}"
+                block = ResidualBlock(features, stride, self.bottleneck, self.project, self.dtype, name=name)
+                x = block(x, train=train)
+        x = x.astype(jnp.float32).mean((1, 2))
+        return nn.Dense(self.num_classes, name="head")(x)
+
+
+def _cifar(depth):
+    return dict(blocks=((depth - 2) // 6,) * 3, features=(16, 32, 64), stem="cifar", project=False)
+
+
+def _imagenet(blocks, bottleneck):
+    features = (256, 512, 1024, 2048) if bottleneck else (64, 128, 256, 512)
+    return dict(blocks=blocks, features=features, bottleneck=bottleneck, stem="imagenet", project=True)
+
+
+RESNET_SIZES: dict[str, dict[str, Any]] = {
+    **{f"cifar{depth}": _cifar(depth) for depth in (8, 20, 32, 44, 56, 110)},
+    "18": _imagenet((2, 2, 2, 2), bottleneck=False),
+    "34": _imagenet((3, 4, 6, 3), bottleneck=False),
+    "50": _imagenet((3, 4, 6, 3), bottleneck=True),
+    "101": _imagenet((3, 4, 23, 3), bottleneck=True),
+    "152": _imagenet((3, 8, 36, 3), bottleneck=True),
+}

@@ -1,0 +1,75 @@
+"""Position embeddings: learned tables and their resizing to another grid."""
+
+import flax.linen as nn
+import numpy as np
+
+from attnjax.errors import UserError, nearest
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned table to the tokens (Dosovitskiy et al. 2020, equation 1): (B, N, D) -> (B, N, D)."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        table = self.param("embedding", nn.initializers.normal(0.02), (1, *x.shape[1:]), "float32")
+        return x + table.astype(self.dtype)
+
+
+def _cubic(distance, a):
+    """Keys' (1981) cubic convolution kernel with parameter a."""
+    d = np.abs(distance)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def _half_pixel_centers(old, new):
+    return (np.arange(new) + 0.5) * old / new - 0.5
+
+
+def _linear_align_corners(old, new):
+    """Google's rule: corners stay in place, linear in between (scipy.ndimage.zoom of order 1)."""
+    centers = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
+    return np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(old)))
+
+
+def _bicubic(old, new):
+    """Hugging Face's and Microsoft's rule: torch bicubic without antialiasing, a = -0.75, edges repeated."""
+    centers = _half_pixel_centers(old, new)
+    taps = np.floor(centers)[:, None] + np.arange(-1, 3)
+    weights = _cubic(centers[:, None] - taps, a=-0.75)
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), weights)
+    return matrix
+
+
+def _bicubic_antialias(old, new):
+    """timm's rule: torch bicubic with antialiasing, a = -0.5, weights renormalised at the edges."""
+    scale = max(old / new, 1.0)
+    weights = _cubic((_half_pixel_centers(old, new)[:, None] - np.arange(old)) / scale, a=-0.5)
+    return weights / weights.sum(1, keepdims=True)
+
+
+RESIZE_RULES = {
+    "linear_align_corners": _linear_align_corners,
+    "bicubic": _bicubic,
+    "bicubic_antialias": _bicubic_antialias,
+}
+
+
+def resize_grid(table, new_grid: tuple[int, int], rule: str = "bicubic_antialias"):
+    """Resizes a table of grid embeddings (h, w, D) to (*new_grid, D), float32, by one of RESIZE_RULES."""
+    if rule not in RESIZE_RULES:
+        raise UserError(f"unknown resize rule '{rule}', {nearest(rule, RESIZE_RULES)}")
+    rows, columns = (RESIZE_RULES[rule](old, new) for old, new in zip(table.shape[:2], new_grid, strict=True))
+    return np.einsum("yh,xw,hwd->yxd", rows, columns, np.asarray(table, np.float64)).astype(np.float32)
+
+
+def resize_positions(table, old_grid: tuple[int, int], new_grid: tuple[int, int], rule: str = "bicubic_antialias"):
+    """Resizes a ViT position table (1, p + h*w, D) from old_grid (h, w) to new_grid; the first p tokens stay."""
+    tokens = old_grid[0] * old_grid[1]
+    prefix, grid = np.split(np.asarray(table), [table.shape[1] - tokens], axis=1)
+    resized = resize_grid(grid.reshape(*old_grid, -1), new_grid, rule)
+    return np.concatenate([prefix, resized.reshape(1, -1, table.shape[-1])], axis=1)
