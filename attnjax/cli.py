@@ -1,0 +1,46 @@
+"""What all entry points share: `--config.a.b=v` overrides, and mistakes shown as one line with exit code 2."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from attnjax.errors import UserError
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line; `--config.PATH=VALUE` (or ` VALUE`) go to `args.overrides` as (PATH, VALUE)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    rest, overrides = [], []
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        path, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not arguments:
+                raise UserError(f"{argument} needs a value: {argument}=VALUE")
+            text = arguments.pop(0)
+        overrides.append((path, text))
+    args = parser.parse_args(rest)
+    args.overrides = overrides
+    return args
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs an entry point; a UserError becomes one line on stderr and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it writes
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,188 @@
+"""Configs: the fields every experiment has, loading a config file, typed overrides, the copy in the run folder."""
+
+import ast
+import importlib.util
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from attnjax.errors import UserError, nearest
+
+# Changing these between the stops of one run cannot change its weights.
+CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "eval_batch_size")
+
+
+def classification() -> ConfigDict:
+    """Returns the config of an image classification experiment with every field at its default.
+
+    An experiment sets `model` (by `attnjax.models.fields`) and what it changes; a misspelt field raises.
+    """
+    return ConfigDict(
+        {
+            "seed": 0,
+            "epochs": 10.0,
+            "steps": 0,  # 0: from epochs
+            "batch_size": 128,  # over all devices
+            "eval_batch_size": 500,
+            "label_smoothing": 0.0,
+            "ema_decay": 0.0,  # exponential moving average of the weights, used for evaluation; 0: off
+            "log_every": 50,  # steps
+            "eval_every": 0,  # steps between evaluations on the validation split; 0: every epoch
+            "save_every": 0,  # steps between checkpoints beside those of each evaluation; 0: none
+            "init_from": "",  # a run folder or a weights file to start a new run from
+            "model": {},
+            "data": {
+                "source": "",  # tfds:NAME, folder:PATH (or a zip) or idx:PATH
+                "data_dir": "",  # where TFDS sets are prepared; empty: TFDS's default
+                "train": "train",
+                "validation": "",  # chooses the best checkpoint; empty: none
+                "test": "test",
+                "image_size": (32, 32),  # height, width
+                "channels": 3,
+                "mean": (0.5,),  # of pixels in [0, 1], one number or one a channel
+                "std": (0.5,),
+                "resize": "crop",  # "crop": shorter side, then centre crop; "stretch"
+                "interpolation": "bilinear",
+                "skip_corrupt": False,
+                "augment": {
+                    "crop": "none",  # "pad": random crop after padding; "resized": random area and aspect
+                    "pad": 4,
+                    "scale": (0.08, 1.0),
+                    "ratio": (3 / 4, 4 / 3),
+                    "flip": False,
+                    "randaugment_layers": 0,
+                    "randaugment_magnitude": 9.0,
+                    "randaugment_std": 0.5,
+                    "color_jitter": 0.0,
+                    "mixup": 0.0,  # alpha of the beta distribution; 0: off
+                    "cutmix": 0.0,
+                    "mix_probability": 1.0,
+                    "mix_switch": 0.5,  # of cutmix, when both are on
+                    "erase": 0.0,  # probability
+                    "repeats": 1,  # copies of an image in a batch
+                },
+            },
+            "optimizer": {
+                "name": "adamw",  # sgd, adam, adamw, lamb
+                "learning_rate": 1e-3,  # the peak; noam: the factor before d^-0.5
+                "schedule": "cosine",  # constant, cosine, linear, inverse_sqrt, noam
+                "warmup_steps": 0,
+                "end_learning_rate": 0.0,  # of cosine and linear
+                "noam_width": 512,  # d_model in noam's d^-0.5
+                "b1": 0.9,
+                "b2": 0.999,
+                "epsilon": 1e-8,
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 0.0,  # on kernels only: never on biases, norms, class tokens, position tables
+                "clip_norm": 0.0,  # global norm of the gradient; 0: off
+            },
+        }
+    )
+
+
+def load(spec: str) -> ConfigDict:
+    """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config."""
+    path, _, arguments = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"no config file '{path}'")
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if module_spec is None:
+        raise UserError(f"config '{path}' is not a Python file (.py)")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config '{path}' has no function get_config")
+    parameters = inspect.signature(module.get_config).parameters
+    chosen = {}
+    for argument in filter(None, arguments.split(",")):
+        name, _, text = argument.partition("=")
+        if name not in parameters:
+            raise UserError(f"config '{path}' takes no argument '{name}', {nearest(name, parameters)}")
+        chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
+    return module.get_config(**chosen)
+
+
+def parse(text: str, like: Any, where: str) -> Any:
+    """Returns `text` as a value of the type of `like`; UserError naming `where` if it is not one."""
+    if isinstance(like, str):
+        return text
+    kind = type(like).__name__
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(like, tuple) and isinstance(value, tuple | list):
+        if not like or not value:
+            return tuple(value)
+        return tuple(parse(str(item), like[0], where) for item in value)
+    if isinstance(like, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(like):
+        raise UserError(f"{where}={text}: expected {kind}, like {like!r}")
+    return value
+
+
+def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Sets fields by dotted path, in place; UserError for an unknown path or a value of another type."""
+    for path, text in overrides:
+        *parents, leaf = path.split(".")
+        node = config
+        for depth, name in enumerate([*parents, leaf]):
+            where = ".".join(["config", *parents[:depth]])
+            if not isinstance(node, ConfigDict):
+                raise UserError(f"--config.{path}: {where} is a value, it has no fields")
+            if name not in node:
+                raise UserError(f"--config.{path}: {where} has no field '{name}', {nearest(name, node)}")
+            parent, node = node, node[name]
+        if isinstance(node, ConfigDict):
+            raise UserError(f"--config.{path}={text}: this is a group; its fields: {', '.join(sorted(node))}")
+        parent[leaf] = parse(text, node, f"--config.{path}")
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    path.write_text(json.dumps(resolve(config).to_dict(), indent=2) + "\n")
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with plain values in place of references."""
+    return config.copy_and_resolve_references()
+
+
+def read(path: Path) -> ConfigDict:
+    """Returns a config saved in a run folder."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    try:
+        return ConfigDict(tuples(json.loads(path.read_text())))
+    except FileNotFoundError:
+        raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+
+
+def _flat(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns `field: old -> new` for each field that would change the run, cadence fields aside."""
+    old, new = dict(_flat(resolve(old))), dict(_flat(resolve(new)))
+    missing = object()
+    return [
+        f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, missing) != new.get(key, missing) and key not in CADENCE_FIELDS
+    ]

@@ -1,0 +1,1 @@
+"""What a batch means: loss, metrics and predictions as pure functions."""

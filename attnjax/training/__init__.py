@@ -1,0 +1,1 @@
+"""Training: state, optimizer, step, parallelism, checkpoints, logs, and the loop over them."""

@@ -1,0 +1,80 @@
+"""Orbax checkpoints of the training state and the data iterator together."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from grain.checkpoint import CheckpointRestore, CheckpointSave
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from attnjax.errors import UserError
+from attnjax.training.state import TrainState
+
+BEST_METRIC = "accuracy"
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the latest, and the best by validation accuracy."""
+
+    def __init__(self, workdir: Path, *, read_only: bool = False):
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        if read_only and not self.folder.is_dir():
+            raise UserError(f"'{workdir}' has no checkpoints yet")
+        best = policy.BestN(get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)
+        keep = policy.AnyPreservationPolicy([policy.LatestN(1), best])
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=lambda metrics: metrics[BEST_METRIC],
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step of the best validation accuracy; None if no checkpoint was ever validated."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: TrainState, data_iterator, metrics: dict[str, float] | None) -> None:
+        """Saves in the background; `metrics` are the validation's at this step, if there was one."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=CheckpointSave(data_iterator))
+        self._manager.save(step, args=items, metrics=metrics)
+
+    def save_weights(self, state: TrainState) -> None:
+        """Saves a state that has no data iterator, as converted weights have none, at its step."""
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state))
+        self._manager.save(int(state.step), args=items)
+
+    def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
+        """Returns the state of a step, shaped as `like` (arrays or shapes); restores the iterator in place, if given."""
+        items = {"state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))}
+        if data_iterator is not None:
+            items["data"] = CheckpointRestore(data_iterator)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        except (ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"checkpoint {step} in '{self.folder}' is not of this config's model: {reason}") from error
+
+    def choose(self, which: str) -> int:
+        """Returns the step of "best" (the latest where nothing was validated), "latest" or a number."""
+        steps = self._manager.all_steps()
+        if not steps:
+            raise UserError(f"'{self.folder}' holds no checkpoint")
+        if which == "best":
+            return self.best if self.best is not None else self.latest
+        if which == "latest":
+            return self.latest
+        if not which.isdigit() or int(which) not in steps:
+            raise UserError(f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {sorted(steps)}")
+        return int(which)
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.close()

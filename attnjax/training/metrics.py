@@ -1,0 +1,92 @@
+"""Where numbers go: metrics.jsonl, TensorBoard events, train.log and the console."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+def means(sums: dict) -> dict[str, float]:
+    """Returns the mean of each metric of (sum, weight); waits for the device."""
+    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(sums).items()}
+
+
+def add(total: dict | None, metrics: dict) -> dict:
+    """Adds (sum, weight) metrics without waiting for the device."""
+    return metrics if total is None else jax.tree.map(lambda a, b: a + b, total, metrics)
+
+
+def drop_later_rows(path: Path, step: int) -> None:
+    """Removes the rows after `step` from a metrics.jsonl: a resumed run takes those steps again."""
+    if path.exists():
+        rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        path.write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
+
+
+class RunLog:
+    """Writes a run's numbers and messages; only the first process writes.
+
+    On a terminal a progress bar shows the newest numbers; elsewhere each row is a plain line. train.log gets the lines
+    either way.
+    """
+
+    def __init__(self, workdir: Path, start: int, steps: int):
+        self.console = Console(highlight=False)
+        self._active = jax.process_index() == 0
+        self._progress = None
+        self._steps = steps
+        if not self._active:
+            return
+        drop_later_rows(workdir / "metrics.jsonl", start)
+        self._jsonl = open(workdir / "metrics.jsonl", "a", buffering=1)
+        self._file = open(workdir / "train.log", "a", buffering=1)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        if self.console.is_terminal:
+            columns = [
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            ]
+            self._progress = Progress(*columns, console=self.console)
+            self._bar = self._progress.add_task("compiling", total=steps, completed=start)
+            self._progress.start()
+
+    def message(self, text: str) -> None:
+        """Shows a line and keeps it in train.log."""
+        if self._active:
+            self.console.print(text, markup=False, soft_wrap=True)
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Records the numbers of a split ("train", "validation") after `step` steps."""
+        if not self._active:
+            return
+        self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        line = f"step {step}/{self._steps}  {split:<10}  {text}"
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        if self._progress is None:
+            self.console.print(line, markup=False, soft_wrap=True)
+        elif split == "train":
+            shown = {k: v for k, v in values.items() if k in ("loss", "accuracy", "images_per_second")}
+            short = "  ".join(f"{name.replace('images_per_second', 'images/s')} {v:.4g}" for name, v in shown.items())
+            self._progress.update(self._bar, completed=step, description=short)
+        else:
+            self._progress.print(line, markup=False)
+
+    def close(self) -> None:
+        if not self._active:
+            return
+        if self._progress is not None:
+            self._progress.stop()
+        self._jsonl.close()
+        self._file.close()
+        self._events.close()

@@ -1,0 +1,45 @@
+"""The training state: one struct, never stacked by device, the same on disk under every kind of parallelism."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes.
+
+    step: () int32, the number of steps taken. params, ema: float32 trees; ema is None when off. model_state: the other
+    variable collections. opt_state: Optax's. rng: (2,) uint32, constant; a step folds its number in.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    rng: jax.Array
+
+    @property
+    def eval_params(self) -> PyTree:
+        """The averaged weights where there are, else the weights."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(task, optimizer: optax.GradientTransformation, image_shape, seed: int, *, ema: bool) -> TrainState:
+    """Returns the state at step 0 for images (B, H, W, C); the same seed gives the same weights."""
+    init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
+    params, model_state = task.init(init_rng, jax.ShapeDtypeStruct(image_shape, jnp.float32))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        rng=rng,
+    )
