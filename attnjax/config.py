@@ -46,6 +46,7 @@ def classification() -> ConfigDict:
                 "mean": (0.5,),  # of pixels in [0, 1], one number or one a channel
                 "std": (0.5,),
                 "resize": "crop",  # "crop": shorter side, then centre crop; "stretch"
+                "crop_fraction": 1.0,  # of the evaluation's centre crop, with "crop": 0.875 is usual at 224 pixels
                 "interpolation": "bilinear",
                 "skip_corrupt": False,
                 "augment": {
@@ -63,6 +64,7 @@ def classification() -> ConfigDict:
                     "mix_probability": 1.0,
                     "mix_switch": 0.5,  # of cutmix, when both are on
                     "erase": 0.0,  # probability
+                    "erase_fill": "noise",  # or "zero"
                     "repeats": 1,  # copies of an image in a batch
                 },
             },

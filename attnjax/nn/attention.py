@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
-from attnjax.nn.linear import Linear
+from attnjax.nn.linear import Linear, linear
 
 KERNELS = ("auto", "head_major", "xla", "cudnn")
 
@@ -78,12 +78,11 @@ class MultiHeadAttention(nn.Module):
         if self.kernel not in KERNELS:
             raise UserError(f"unknown attention kernel '{self.kernel}'. Known: {', '.join(KERNELS)}")
         head_dim = width // self.num_heads
-        x_kv = x_q if x_kv is None else x_kv
-
-        def project(x, name):
-            return Linear((self.num_heads, head_dim), use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
-
-        q_BQHd, k_BKHd, v_BKHd = project(x_q, "query"), project(x_kv, "key"), project(x_kv, "value")
+        if x_kv is None:
+            q_BQHd, k_BKHd, v_BKHd = self._project(x_q, ("query", "key", "value"), head_dim)
+        else:
+            (q_BQHd,) = self._project(x_q, ("query",), head_dim)
+            k_BKHd, v_BKHd = self._project(x_kv, ("key", "value"), head_dim)
 
         dropping = train and self.dropout > 0
         wants_weights = dropping or self.is_mutable_collection("intermediates")
@@ -98,3 +97,12 @@ class MultiHeadAttention(nn.Module):
             y_BQHd = fused_attention(q_BQHd, k_BKHd, v_BKHd, mask=mask, bias=bias, kernel=kernel)
         out_features = self.out_features or x_q.shape[-1]
         return Linear(out_features, in_axes=2, use_bias=self.use_bias, dtype=self.dtype, name="out")(y_BQHd)
+
+    def _project(self, x, names, head_dim):
+        """Returns a projection (B, N, H, d) of x per name, all by one product, which reads x once."""
+        layers = [Linear((self.num_heads, head_dim), use_bias=self.use_bias, name=name) for name in names]
+        kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
+        kernel_DPHd = jnp.stack(kernels, axis=1)
+        bias_PHd = jnp.stack(biases) if self.use_bias else None
+        y_BNPHd = linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)
+        return [y_BNPHd[:, :, i] for i in range(len(names))]

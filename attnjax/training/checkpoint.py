@@ -20,13 +20,16 @@ class Checkpoints:
         self.folder = Path(workdir).resolve() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"'{workdir}' has no checkpoints yet")
-        best = policy.BestN(get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)
-        keep = policy.AnyPreservationPolicy([policy.LatestN(1), best])
+
+        def score(metrics):
+            return metrics[BEST_METRIC]
+
+        best = policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                best_fn=lambda metrics: metrics[BEST_METRIC],
+                preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), best]),
+                best_fn=score,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
@@ -41,6 +44,10 @@ class Checkpoints:
         """The step of the best validation accuracy; None if no checkpoint was ever validated."""
         return self._manager.best_step()
 
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Returns the validation metrics stored with a step; None if it was not validated."""
+        return self._manager.metrics(step)
+
     def save(self, step: int, state: TrainState, data_iterator, metrics: dict[str, float] | None) -> None:
         """Saves in the background; `metrics` are the validation's at this step, if there was one."""
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=CheckpointSave(data_iterator))
@@ -52,7 +59,7 @@ class Checkpoints:
         self._manager.save(int(state.step), args=items)
 
     def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
-        """Returns the state of a step, shaped as `like` (arrays or shapes); restores the iterator in place, if given."""
+        """Returns the state of a step, shaped as `like` (arrays or shapes); restores a given iterator in place."""
         items = {"state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))}
         if data_iterator is not None:
             items["data"] = CheckpointRestore(data_iterator)
@@ -75,6 +82,9 @@ class Checkpoints:
             raise UserError(f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {sorted(steps)}")
         return int(which)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for saves under way."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
         self._manager.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from tensorboardX import SummaryWriter
 
 
@@ -42,8 +43,8 @@ class RunLog:
         if not self._active:
             return
         drop_later_rows(workdir / "metrics.jsonl", start)
-        self._jsonl = open(workdir / "metrics.jsonl", "a", buffering=1)
-        self._file = open(workdir / "train.log", "a", buffering=1)
+        self._jsonl = (workdir / "metrics.jsonl").open("a", buffering=1)
+        self._file = (workdir / "train.log").open("a", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
         if self.console.is_terminal:
             columns = [
@@ -61,7 +62,22 @@ class RunLog:
         """Shows a line and keeps it in train.log."""
         if self._active:
             self.console.print(text, markup=False, soft_wrap=True)
-            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._log_line(text)
+
+    def table(self, rows: dict[str, str]) -> None:
+        """Shows the closing table, and keeps its rows in train.log."""
+        if not self._active:
+            return
+        if self._progress is not None:
+            self._progress.stop()
+        table = Table(show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, value)
+            self._log_line(f"{name}: {value}")
+        self.console.print(table)
+
+    def _log_line(self, text):
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records the numbers of a split ("train", "validation") after `step` steps."""
@@ -72,7 +88,7 @@ class RunLog:
             self._events.add_scalar(f"{split}/{name}", value, step)
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         line = f"step {step}/{self._steps}  {split:<10}  {text}"
-        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._log_line(line)
         if self._progress is None:
             self.console.print(line, markup=False, soft_wrap=True)
         elif split == "train":

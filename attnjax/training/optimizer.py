@@ -35,7 +35,7 @@ def _linear(config, steps):
 def _inverse_sqrt(config, steps):
     """fairseq's inverse_sqrt: peak * sqrt(warmup / step) after the warm-up."""
     warmup = max(1, config.warmup_steps)
-    return lambda step: config.learning_rate * jnp.sqrt(warmup / (step + warmup))
+    return lambda step: config.learning_rate * jnp.sqrt(warmup / (jnp.maximum(step, 0) + warmup))
 
 
 _DECAYS = {"constant": _constant, "cosine": _cosine, "linear": _linear, "inverse_sqrt": _inverse_sqrt}

@@ -31,7 +31,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
         params = optax.apply_updates(state.params, updates)
         one = jnp.ones(())
         metrics |= {
-            "gradient_norm": (optax.global_norm(gradients), one),
+            "gradient_norm": (optax.tree.norm(gradients), one),
             "learning_rate": (jnp.asarray(schedule(state.step), jnp.float32), one),
         }
         new_state = state.replace(

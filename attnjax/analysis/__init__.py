@@ -1,0 +1,1 @@
+"""Looking at models: parameter tables, receptive fields, attention maps, figures."""

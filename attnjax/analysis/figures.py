@@ -1,0 +1,71 @@
+"""Figures of a run, readable in a paper."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from attnjax.analysis.attention import attention_maps, over_patches, rollout
+from attnjax.errors import UserError
+from attnjax.models.vit import patch_grid
+from attnjax.training.run import Run
+
+
+def _rows(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def learning_curve(workdir: Path):
+    """Returns a figure of loss and accuracy against steps, training and validation, from a run's metrics.jsonl."""
+    rows = _rows(workdir)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        for split, style in (("train", dict(color="0.6", lw=1)), ("validation", dict(color="C0", marker=".", lw=1.5))):
+            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=split, **style)
+        axis.set(xlabel="step", ylabel=name)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    axes[1].set_ylim(top=1)
+    return figure
+
+
+def attention(run: Run, image: np.ndarray, label: np.ndarray):
+    """Returns a figure of where a ViT looks: a row per image (B, H, W, C) as fed to the model, with its label (B,).
+
+    Columns: the image, the class token's attention in the last layer for each head, and the rollout over all layers.
+    """
+    grid = patch_grid(image.shape[1:3], run.config.model.patch_size)
+    weights = attention_maps(run, image)
+    heads = over_patches(weights[-1], grid)
+    rolled = over_patches(rollout(weights), grid)
+    predicted = np.asarray(run.task.logits(run.params, run.model_state, image)).argmax(-1)
+
+    columns = 2 + heads.shape[1]
+    size = 1.25
+    figure, axes = plt.subplots(
+        len(image), columns, figsize=(size * columns, size * len(image) + 0.5), layout="constrained", squeeze=False
+    )
+    pixels = np.clip(image * np.asarray(run.config.data.std) + np.asarray(run.config.data.mean), 0, 1)
+    extent = (0, image.shape[2], image.shape[1], 0)
+    for b, row in enumerate(axes):
+        row[0].imshow(pixels[b], cmap="gray", extent=extent)
+        verdict = "" if predicted[b] == label[b] else f" (read as {run.classes[predicted[b]]})"
+        row[0].set_ylabel(f"{run.classes[label[b]]}{verdict}", rotation=0, ha="right", va="center")
+        for axis, map_ in zip(row[1:], [*heads[b], rolled[b]], strict=True):
+            axis.imshow(pixels[b], cmap="gray", extent=extent)
+            axis.imshow(map_, cmap="inferno", extent=extent, alpha=0.65, interpolation="bilinear")
+        for axis in row:
+            axis.set(xticks=[], yticks=[])
+    titles = ["image", *(f"head {h + 1}" for h in range(heads.shape[1])), "rollout"]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure

@@ -1,0 +1,60 @@
+"""scikit-learn's handwritten digits: the test part of the UCI set of Alpaydin and Kaynak (1998)."""
+
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+TEST_EXAMPLES = 360
+SPLIT_SEED = 0
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """1,797 grey images of 8x8 pixels in 10 classes: 1,437 to train, 360 to test.
+
+    The split is stratified by class and fixed: scikit-learn's `train_test_split` with `random_state=0`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # `dataset_info_from_configs` would look for the metadata files of TFDS's own package layout.
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://archive.ics.uci.edu/dataset/80",
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # the images come with scikit-learn
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        pixels, labels = load_digits(return_X_y=True)
+        train, test = train_test_split(
+            np.arange(len(labels)), test_size=TEST_EXAMPLES, stratify=labels, random_state=SPLIT_SEED
+        )
+        images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+        return {
+            "train": self._generate_examples(images, labels, train),
+            "test": self._generate_examples(images, labels, test),
+        }
+
+    def _generate_examples(self, images, labels, rows):
+        for row in rows:
+            yield int(row), {"image": _png(images[row]), "label": int(labels[row])}
+
+
+def _png(image: np.ndarray) -> bytes:
+    # TFDS needs TensorFlow to encode an array, not to store encoded bytes.
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()

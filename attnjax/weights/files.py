@@ -1,0 +1,110 @@
+"""Reading weight files into named arrays. Nothing is unpickled, but for tensors by torch's own restricted loader."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from attnjax.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+# What a Hugging Face folder holds, best first.
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
+# What torch and others wrap a state dict in.
+_WRAPPERS = ("model", "state_dict")
+
+
+def read_arrays(path: str | Path) -> Arrays:
+    """Returns the arrays of a weights file by their names in it; half-precision ones as float32.
+
+    `path` is a .npz, .safetensors, or torch (.pt, .pth, .bin) file, or a folder as Hugging Face's with
+    model.safetensors in it. UserError if it is missing, damaged, of another kind, or holds anything but arrays.
+    """
+    path = weights_file(path)
+    try:
+        arrays = _READERS[path.suffix](path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        raise UserError(f"'{path}' is damaged, or not a {path.suffix} file: {_first_line(error)}") from error
+    return {name: _widen(array) for name, array in arrays.items()}
+
+
+def weights_file(path: str | Path) -> Path:
+    """Returns the weights file that `path` is, or that lies in the folder `path`; UserError if there is none."""
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
+        if not found:
+            raise UserError(f"folder '{path}' holds no weights: expected {' or '.join(_IN_FOLDER)}")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(f"no weights file or folder '{path}'")
+    if path.suffix not in _READERS:
+        raise UserError(f"'{path}' ends in no known weights suffix. Known: {', '.join(_READERS)}")
+    return path
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Returns Hugging Face's config.json beside the weights; empty if there is none."""
+    file = weights_file(path).with_name("config.json")
+    if not file.is_file():
+        return {}
+    try:
+        description = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"'{file}' is damaged: {_first_line(error)}") from error
+    is_huggingface = isinstance(description, dict) and "model_type" in description
+    return description if is_huggingface else {}
+
+
+def _read_npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_torch(path: Path) -> Arrays:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"reading '{path}' needs torch: pip install torch") from None
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise UserError(f"'{path}' is damaged, or holds more than tensors: {_first_line(error)}") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"'{path}' is not a state dict of named tensors")
+    return {name: _from_torch(tensor) for name, tensor in state.items()}
+
+
+def _from_torch(tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _widen(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.dtype("V2"):  # how numpy writes bfloat16
+        array = array.view(ml_dtypes.bfloat16)
+    return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+_READERS: dict[str, Callable[[Path], Arrays]] = {
+    ".npz": _read_npz,
+    ".safetensors": safetensors.numpy.load_file,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".bin": _read_torch,
+}

@@ -1,0 +1,88 @@
+"""Reading a published checkpoint as weights of one of our models, whatever family's file it is."""
+
+import dataclasses
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.training.run import image_shape
+from attnjax.weights import resnet, vit
+from attnjax.weights.files import Arrays, read_arrays, read_description
+from attnjax.weights.naming import Shape, check_settings, detect, from_published, published_names
+
+FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS}
+POSITIONS = "params/positions/embedding"
+HEAD_BIAS = "params/head/bias"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights to start from, as they were trained.
+
+    variables: flat ("params/block0/norm1/scale"). num_classes: 0 without a head. classes: names, where known.
+    image_size: (height, width) they were trained at, where known.
+    """
+
+    source: str
+    variables: Arrays
+    num_classes: int
+    classes: tuple[str, ...] | None
+    image_size: tuple[int, int] | None
+    resize_rule: str
+
+
+def read(path: str | Path, config: ConfigDict) -> Weights:
+    """Reads a weights file as the config's model; the number of classes and the image size are the file's own.
+
+    UserError if the file cannot be read, is of no known naming, or does not fit the model.
+    """
+    name = config.model.name
+    if name not in FORMATS:
+        raise UserError(f"no published weights are known for model '{name}'. Known: {', '.join(FORMATS)}")
+    arrays, description = read_arrays(path), read_description(path)
+    fmt = detect(arrays, FORMATS[name], str(path))
+    arrays = fmt.prepare(arrays)
+    num_classes = _count_classes(arrays, fmt, config)
+    model = models.build(config.model, num_classes)
+    check_settings(fmt, model, description, str(path))
+    shapes = variable_shapes(model, image_shape(config))
+    names = published_names(fmt, model, shapes)
+    if POSITIONS in shapes and (table := arrays.get(names[POSITIONS])) is not None and table.ndim == 3:
+        shapes[POSITIONS] = (1, table.shape[1], shapes[POSITIONS][-1])  # the grid may be another
+    return Weights(
+        source=str(path),
+        variables=from_published(arrays, fmt, model, shapes, str(path)),
+        num_classes=num_classes,
+        classes=_class_names(description, num_classes),
+        image_size=_image_size(description),
+        resize_rule=fmt.resize_rule,
+    )
+
+
+def _count_classes(arrays, fmt, config):
+    any_head = models.build(config.model, num_classes=1)
+    bias = arrays.get(published_names(fmt, any_head, [HEAD_BIAS])[HEAD_BIAS])
+    return 0 if bias is None else len(bias)
+
+
+def variable_shapes(model: nn.Module, image: tuple[int, int, int, int]) -> dict[str, Shape]:
+    """Returns the shapes of a model's flat variables for images (B, H, W, C); makes no arrays."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
+    shapes = {path: struct.shape for path, struct in flatten_dict(variables, sep="/").items()}
+    return {path: shape for path, shape in shapes.items() if model.num_classes or "/head/" not in path}
+
+
+def _class_names(description, num_classes):
+    names = description.get("id2label", {})
+    return tuple(names[key] for key in sorted(names, key=int)) if len(names) == num_classes else None
+
+
+def _image_size(description):
+    size = description.get("image_size")
+    return (size, size) if isinstance(size, int) else tuple(size) if size else None

@@ -1,0 +1,275 @@
+"""The formats of ViT checkpoints: Google, timm, Hugging Face (both namings), and a well-known tutorial's."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from attnjax.errors import UserError
+from attnjax.models.vit import ViT
+from attnjax.weights.files import Arrays
+from attnjax.weights.naming import Format, to_published
+
+
+def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
+    """Returns a format's `modules`; `block` is their path of block {i}."""
+
+    def modules(model: ViT) -> dict[str, str]:
+        blocks = {
+            f"block{i}/{ours}": block.format(i=i) + theirs
+            for i in range(model.depth)
+            for ours, theirs in in_block.items()
+        }
+        return outside | blocks
+
+    return modules
+
+
+def _google_prepare(arrays: Arrays) -> Arrays:
+    """Strips the prefix, unstacks scanned blocks, and brings pre-linen numbering to linen's."""
+    prefix = next(p for p in ("opt/target/", "params/img/", "params/", "") if f"{p}embedding/kernel" in arrays)
+    result = {}
+    for name, array in arrays.items():
+        if not name.startswith(prefix):
+            continue
+        name = name.removeprefix(prefix)
+        for old, new in _GOOGLE_RENAMES.items():
+            name = name.replace(old, new)
+        if name.startswith("Transformer/encoderblock/"):
+            for i, layer in enumerate(array):
+                result[name.replace("encoderblock/", f"encoderblock_{i}/")] = layer
+        else:
+            result[name] = array
+    return result
+
+
+_GOOGLE_RENAMES = {
+    "LayerNorm_2/": "LayerNorm_1/",
+    "MultiHeadDotProductAttention_1/": "MultiHeadDotProductAttention_0/",
+    "MlpBlock_3/": "MlpBlock_0/",
+    "Transformer/posembed_input/pos_embedding": "pos_embedding",
+}
+
+
+def split_qkv(arrays: Arrays) -> Arrays:
+    """Cuts each fused projection, rows q, k, v, into three arrays named query, key and value."""
+    result = {}
+    for name, array in arrays.items():
+        if "qkv" not in name:
+            result[name] = array
+            continue
+        for part, rows in zip(("query", "key", "value"), np.array_split(array, 3), strict=True):
+            result[name.replace("qkv", part)] = rows
+    return result
+
+
+def _huggingface_prepare(arrays: Arrays) -> Arrays:
+    """Names a bare ViTModel's arrays as they are in a ViTForImageClassification."""
+    inside = ("vit.", "classifier.")
+    return {name if name.startswith(inside) else f"vit.{name}": array for name, array in arrays.items()}
+
+
+# Activations that Hugging Face calls by several names; the first is what we write.
+_HUGGINGFACE_ACTIVATIONS = {
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_python_tanh"),
+    "relu": ("relu",),
+    "tanh": ("tanh",),
+}
+
+
+def _huggingface_settings(model: ViT):
+    return {
+        "num_attention_heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
+        "hidden_act": (f"activation={model.activation}", _HUGGINGFACE_ACTIVATIONS[model.activation]),
+        "layer_norm_eps": (f"epsilon={model.epsilon}", (model.epsilon,)),
+    }
+
+
+_HUGGINGFACE_OUTSIDE = {
+    "patch_embedding/projection": "vit.embeddings.patch_embeddings.projection",
+    "class_token": "vit.embeddings.cls_token",
+    "positions/embedding": "vit.embeddings.position_embeddings",
+    "final_norm": "vit.layernorm",
+    "pre_logits": "vit.pooler.dense",
+    "head": "classifier",
+}
+
+GOOGLE = Format(
+    name="Google's npz",
+    marker=r"^(opt/target/|params/img/|params/)?embedding/kernel$",
+    prepare=_google_prepare,
+    torch=False,
+    resize_rule="linear_align_corners",
+    modules=_modules(
+        "Transformer/encoderblock_{i}/",
+        {
+            "norm1": "LayerNorm_0",
+            "attention/query": "MultiHeadDotProductAttention_0/query",
+            "attention/key": "MultiHeadDotProductAttention_0/key",
+            "attention/value": "MultiHeadDotProductAttention_0/value",
+            "attention/out": "MultiHeadDotProductAttention_0/out",
+            "norm2": "LayerNorm_1",
+            "mlp/fc1": "MlpBlock_0/Dense_0",
+            "mlp/fc2": "MlpBlock_0/Dense_1",
+        },
+        {
+            "patch_embedding/projection": "embedding",
+            "class_token": "cls",
+            "positions/embedding": "pos_embedding",
+            "final_norm": "Transformer/encoder_norm",
+            "pre_logits": "pre_logits",
+            "head": "head",
+        },
+    ),
+)
+
+TIMM = Format(
+    name="timm",
+    marker=r"^patch_embed\.proj\.weight$",
+    prepare=split_qkv,
+    modules=_modules(
+        "blocks.{i}.",
+        {
+            "norm1": "norm1",
+            "attention/query": "attn.query",
+            "attention/key": "attn.key",
+            "attention/value": "attn.value",
+            "attention/out": "attn.proj",
+            "norm2": "norm2",
+            "mlp/fc1": "mlp.fc1",
+            "mlp/fc2": "mlp.fc2",
+        },
+        {
+            "patch_embedding/projection": "patch_embed.proj",
+            "class_token": "cls_token",
+            "positions/embedding": "pos_embed",
+            "final_norm": "norm",
+            "pre_logits": "pre_logits.fc",
+            "head": "head",
+        },
+    ),
+)
+
+HUGGINGFACE = Format(
+    name="Hugging Face (4, as on the Hub)",
+    marker=r"encoder\.layer\.0\.attention\.attention\.query\.",
+    prepare=_huggingface_prepare,
+    resize_rule="bicubic",
+    settings=_huggingface_settings,
+    modules=_modules(
+        "vit.encoder.layer.{i}.",
+        {
+            "norm1": "layernorm_before",
+            "attention/query": "attention.attention.query",
+            "attention/key": "attention.attention.key",
+            "attention/value": "attention.attention.value",
+            "attention/out": "attention.output.dense",
+            "norm2": "layernorm_after",
+            "mlp/fc1": "intermediate.dense",
+            "mlp/fc2": "output.dense",
+        },
+        _HUGGINGFACE_OUTSIDE,
+    ),
+)
+
+HUGGINGFACE_5 = Format(
+    name="Hugging Face (5)",
+    marker=r"layers\.0\.attention\.q_proj\.",
+    prepare=_huggingface_prepare,
+    resize_rule="bicubic",
+    settings=_huggingface_settings,
+    modules=_modules(
+        "vit.layers.{i}.",
+        {
+            "norm1": "layernorm_before",
+            "attention/query": "attention.q_proj",
+            "attention/key": "attention.k_proj",
+            "attention/value": "attention.v_proj",
+            "attention/out": "attention.o_proj",
+            "norm2": "layernorm_after",
+            "mlp/fc1": "mlp.fc1",
+            "mlp/fc2": "mlp.fc2",
+        },
+        _HUGGINGFACE_OUTSIDE,
+    ),
+)
+
+# github.com/tintn/vision-transformer-from-scratch, with use_faster_attention; it has no final LayerNorm.
+TUTORIAL = Format(
+    name="vision-transformer-from-scratch",
+    marker=r"^embedding\.patch_embeddings\.projection\.weight$",
+    prepare=split_qkv,
+    modules=_modules(
+        "encoder.blocks.{i}.",
+        {
+            "norm1": "layernorm_1",
+            "attention/query": "attention.query_projection",
+            "attention/key": "attention.key_projection",
+            "attention/value": "attention.value_projection",
+            "attention/out": "attention.output_projection",
+            "norm2": "layernorm_2",
+            "mlp/fc1": "mlp.dense_1",
+            "mlp/fc2": "mlp.dense_2",
+        },
+        {
+            "patch_embedding/projection": "embedding.patch_embeddings.projection",
+            "class_token": "embedding.cls_token",
+            "positions/embedding": "embedding.position_embeddings",
+            "head": "classifier",
+        },
+    ),
+)
+
+FORMATS = (GOOGLE, TIMM, HUGGINGFACE, HUGGINGFACE_5, TUTORIAL)
+
+
+def _check_expressible(model):
+    problems = {
+        "it is no ViT": not isinstance(model, ViT),
+        "pool=average": getattr(model, "pool", "token") != "token",
+        "final_norm=False": not getattr(model, "final_norm", True),
+        "pre_logits": bool(getattr(model, "pre_logits", 0)),
+        "no head": not model.num_classes,
+    }
+    if found := [name for name, is_so in problems.items() if is_so]:
+        raise UserError(f"Hugging Face's ViTForImageClassification cannot express this model: {', '.join(found)}")
+
+
+def to_huggingface(
+    folder: str | Path, model: ViT, params: dict, classes: tuple[str, ...], image_size: tuple[int, int], channels: int
+) -> None:
+    """Writes model.safetensors and config.json, which transformers' ViTForImageClassification.from_pretrained loads.
+
+    Names are version 4's, as on the Hub, which version 5 reads too. `image_size` is (height, width). UserError if
+    that class cannot compute this model, or the folder holds weights already.
+    """
+    _check_expressible(model)
+    folder = Path(folder)
+    if (folder / "model.safetensors").exists():
+        raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
+    variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
+    height, width = image_size
+    description = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "dtype": "float32",
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "intermediate_size": model.mlp_dim,
+        **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "image_size": height if height == width else [height, width],
+        "patch_size": model.patch_size,
+        "num_channels": channels,
+        "qkv_bias": True,
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = to_published(variables, HUGGINGFACE, model)
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -1,0 +1,87 @@
+"""Makes a run folder from published weights, or Hugging Face weights from a run folder.
+
+python experiments/convert.py WEIGHTS --config configs/X.py --workdir runs/x [--classes cat,dog] [--config.a.b=v]
+python experiments/convert.py runs/x --huggingface OUT_FOLDER [--checkpoint best]
+
+WEIGHTS is a .npz (Google), .safetensors or torch file, or a folder as Hugging Face's. The config's model must be the
+weights' model; what does not fit is listed. Use the run folder with evaluate.py and predict.py, or --config.init_from.
+"""
+
+import argparse
+from pathlib import Path
+
+from attnjax import cli
+from attnjax import config as config_lib
+from attnjax.errors import UserError
+from attnjax.training import run, state
+from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.weights import published, transfer
+from attnjax.weights.vit import to_huggingface
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="weights, or with --huggingface a run folder")
+    parser.add_argument("--config", help="config file of the weights' model")
+    parser.add_argument("--workdir", type=Path, help="the run folder to write")
+    parser.add_argument(
+        "--classes", help="names of the classes, by commas; default: config.json's id2label, or 0,1,..."
+    )
+    parser.add_argument(
+        "--huggingface", type=Path, metavar="FOLDER", help="the folder to write Hugging Face weights to"
+    )
+    parser.add_argument("--checkpoint", default="best", help="of the run folder: best, latest, or a step")
+    args = cli.parse_args(parser)
+    if args.huggingface:
+        if args.config or args.workdir or args.classes or args.overrides:
+            raise UserError("--huggingface takes a run folder, whose config and classes hold; leave other options out")
+        export_run(args.source, args.checkpoint, args.huggingface)
+    elif args.config and args.workdir:
+        config = config_lib.load(args.config)
+        config_lib.override(config, args.overrides)
+        import_weights(args.source, config, args.workdir, args.classes)
+    else:
+        raise UserError("say what to write: --config FILE and --workdir FOLDER, or --huggingface FOLDER")
+
+
+def export_run(workdir: Path, checkpoint: str, folder: Path) -> None:
+    """Writes a run's weights as Hugging Face's."""
+    trained = run.open_run(workdir, checkpoint)
+    data = trained.config.data
+    to_huggingface(folder, trained.task.model, trained.params, trained.classes, tuple(data.image_size), data.channels)
+    print(f"{folder}: weights of step {trained.step:,} for transformers' ViTForImageClassification")
+
+
+def import_weights(source: Path, config, workdir: Path, class_names: str | None) -> None:
+    """Writes published weights as a run folder at step 0."""
+    if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
+        raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
+    weights = published.read(source, config)
+    classes = _classes(weights, class_names)
+    task = run.build_task(config, len(classes))
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=0))
+    fresh = state.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
+    converted, report = transfer.load(fresh, weights, config)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save_weights(converted)
+    checkpoints.close()
+    run.write_description(workdir, config, classes)
+    for line in report:
+        print(line)
+    print(f"{workdir}: {config.model.name} of {len(classes)} classes, from {source}")
+
+
+def _classes(weights, names):
+    if not weights.num_classes:
+        raise UserError(f"'{weights.source}' has no head to evaluate; train one on it: --config.init_from")
+    if names is None:
+        return weights.classes or tuple(str(i) for i in range(weights.num_classes))
+    classes = tuple(names.split(","))
+    if len(classes) != weights.num_classes:
+        raise UserError(f"--classes names {len(classes)} classes, '{weights.source}' has {weights.num_classes}")
+    return classes
+
+
+if __name__ == "__main__":
+    cli.run(main)

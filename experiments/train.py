@@ -1,0 +1,30 @@
+"""Trains the model of a config; started again in the same folder, goes on where it stopped.
+
+python experiments/train.py --config configs/digits_vit.py --workdir runs/digits [--config.seed=1 ...]
+"""
+
+import argparse
+from pathlib import Path
+
+from attnjax import cli, config
+from attnjax.errors import UserError
+from attnjax.training import loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
+    parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
+    args = cli.parse_args(parser)
+    if args.config:
+        chosen = config.load(args.config)
+    elif (args.workdir / "config.json").exists():
+        chosen = config.read(args.workdir / "config.json")
+    else:
+        raise UserError(f"--config is needed: '{args.workdir}' holds no run to go on with")
+    config.override(chosen, args.overrides)
+    loop.train(chosen, args.workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,50 @@
+"""Small image sets made on the spot, and the real data beside the checkout."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnjax.data.sources import ImageSource
+
+
+@pytest.fixture
+def write_images():
+    """Returns a function that writes `{path: size}` under a folder, each image of another colour."""
+
+    def write(root: Path, sizes: dict[str, tuple[int, int]]) -> Path:
+        for number, (name, (height, width)) in enumerate(sizes.items()):
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((height, width, 3), (number * 7 % 256, 100, 200), np.uint8)).save(path)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def memory_source():
+    """Returns a function that makes a source of random images, labelled by their index, all of `size` or of many."""
+
+    def make(length: int, size: tuple[int, int] | None = (8, 8), channels: int = 1, corrupt: tuple[int, ...] = ()):
+        rng = np.random.default_rng(0)
+        sizes = [size or tuple(rng.integers(6, 14, 2)) for _ in range(length)]
+        images = [rng.integers(1, 256, (*shape, channels)).astype(np.uint8) for shape in sizes]
+
+        def load(indices):
+            chosen = [images[index] for index in indices]
+            mask = ~np.isin(indices, corrupt)
+            return np.stack(chosen) if size else chosen, np.asarray(indices, np.int32), mask
+
+        return ImageSource(tuple(map(str, range(length))), channels, length, load, str)
+
+    return make
+
+
+@pytest.fixture
+def real_data() -> Path:
+    if "ATTNJAX_DATA" not in os.environ:
+        pytest.skip("ATTNJAX_DATA, the folder of real data, is not set")
+    return Path(os.environ["ATTNJAX_DATA"])

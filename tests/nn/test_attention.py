@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnjax.errors import UserError
+from attnjax.nn.attention import MultiHeadAttention, choose_kernel
+
+B, Q, K, D, H = 2, 5, 7, 12, 3
+
+
+def reference(params, x_q, x_kv, mask=None, bias=None):
+    """One head, one query at a time, as section 3.2 of the paper reads."""
+    out = np.zeros((B, x_q.shape[1], D))
+    for b in range(B):
+        for h in range(H):
+            q = x_q[b] @ params["query"]["kernel"][:, h] + params["query"]["bias"][h]
+            k = x_kv[b] @ params["key"]["kernel"][:, h] + params["key"]["bias"][h]
+            v = x_kv[b] @ params["value"]["kernel"][:, h] + params["value"]["bias"][h]
+            for i, query in enumerate(q):
+                logits = np.array([query @ key / np.sqrt(D // H) for key in k])
+                logits = logits + (0 if bias is None else bias[b, h, i])
+                allowed = np.ones(len(k), bool) if mask is None else mask[b, h, i]
+                if allowed.any():
+                    weights = np.where(allowed, np.exp(logits - logits[allowed].max()), 0)
+                    out[b, i] += weights / weights.sum() @ v @ params["out"]["kernel"][h]
+    return out + params["out"]["bias"]
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    x_q, x_kv = rng.normal(size=(B, Q, D)), rng.normal(size=(B, K, D))
+    mask, bias = rng.random((B, H, Q, K)) < 0.6, rng.normal(size=(B, H, Q, K))
+    mask[0, 1, 2] = False  # a query that may attend to nothing
+    return tuple(map(jnp.asarray, (x_q.astype("f"), x_kv.astype("f"), mask, bias.astype("f"))))
+
+
+def random_params(module, *args):
+    params = module.init(jax.random.key(0), *args)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(tree, [0.5 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+@pytest.mark.parametrize("kernel", ["head_major", "xla"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_cross_attention_equals_the_definition(inputs, kernel, masked, biased):
+    x_q, x_kv, mask, bias = inputs
+    module = MultiHeadAttention(H, kernel=kernel)
+    params = random_params(module, x_q, x_kv)
+    options = dict(mask=mask if masked else None, bias=bias if biased else None)
+    expected = reference(jax.tree.map(np.asarray, params["params"]), np.asarray(x_q), np.asarray(x_kv), **options)
+    np.testing.assert_allclose(module.apply(params, x_q, x_kv, **options), expected, atol=1e-5)
+
+
+def test_self_attention_is_cross_attention_with_itself(inputs):
+    x = inputs[0]
+    module = MultiHeadAttention(H)
+    params = random_params(module, x)
+    np.testing.assert_allclose(module.apply(params, x), module.apply(params, x, x), atol=1e-5)
+
+
+def test_self_attention_is_permutation_equivariant(inputs):
+    x = inputs[1]
+    module = MultiHeadAttention(H)
+    params = random_params(module, x)
+    order = np.random.default_rng(0).permutation(K)
+    np.testing.assert_allclose(module.apply(params, x[:, order]), module.apply(params, x)[:, order], atol=1e-5)
+
+
+def test_masked_keys_cannot_be_seen_and_gradients_stay_finite(inputs):
+    x_q, x_kv, mask, _ = inputs
+    module = MultiHeadAttention(H)
+    params = random_params(module, x_q, x_kv)
+    mask = mask.at[:, :, :, 3].set(False)
+    gradient = jax.grad(lambda x: (module.apply(params, x_q, x, mask=mask) ** 2).sum())(x_kv)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[:, 3], 0)
+    assert (np.abs(gradient[:, 2]) > 0).any()
+
+
+@pytest.mark.parametrize("kernel", ["head_major", "xla"])
+def test_weights_come_out_as_intermediates(inputs, kernel):
+    x_q, x_kv, mask, _ = inputs
+    module = MultiHeadAttention(H, kernel=kernel)
+    params = random_params(module, x_q, x_kv)
+    _, state = module.apply(params, x_q, x_kv, mask=mask, mutable=["intermediates"])
+    (weights,) = state["intermediates"]["attention"]
+    np.testing.assert_allclose(weights.sum(-1), mask.any(-1), atol=1e-6)
+    np.testing.assert_array_equal(weights[~mask], 0)
+
+
+def test_dropout_differs_by_example_and_head_and_is_off_in_evaluation():
+    x = jnp.ones((B, Q, D))
+    module = MultiHeadAttention(H, dropout=0.5)
+    params = random_params(module, x)
+    one = module.apply(params, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert not np.allclose(one[0], one[1])
+    np.testing.assert_allclose(module.apply(params, x), MultiHeadAttention(H).apply(params, x))
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_weights(inputs):
+    x = inputs[0]
+    module = MultiHeadAttention(H, dtype="bfloat16")
+    params = module.init(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    y = module.apply(params, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y, MultiHeadAttention(H).apply(params, x), atol=0.05)
+
+
+def test_the_kernel_follows_the_backend():
+    assert choose_kernel("cpu", "float32", 64) == "head_major"
+    assert choose_kernel("gpu", "bfloat16", 64) == "cudnn"
+    assert choose_kernel("gpu", "float32", 64) == "xla"
+    assert choose_kernel("gpu", "bfloat16", 12) == "xla"
+    assert choose_kernel("tpu", "bfloat16", 64) == "xla"
+
+
+def test_bad_fields_are_named(inputs):
+    with pytest.raises(UserError, match="12 is not divisible by 5 heads"):
+        MultiHeadAttention(5).init(jax.random.key(0), inputs[0])
+    with pytest.raises(UserError, match="head_major"):
+        MultiHeadAttention(3, kernel="flash").init(jax.random.key(0), inputs[0])

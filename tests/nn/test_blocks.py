@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnjax.errors import UserError
+from attnjax.nn.blocks import DropPath, EncoderBlock, activation, layer_norm
+from attnjax.nn.pooling import pool
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+    y = jnp.ones((4000, 2, 3))
+    out = np.asarray(DropPath(0.25).apply({}, y, train=True, rngs={"dropout": jax.random.key(0)}))
+    per_example = out.reshape(4000, -1)
+    assert set(np.unique(per_example).round(4)) == {0, np.float32(1 / 0.75).round(4)}
+    assert (per_example == per_example[:, :1]).all()
+    assert abs(out.mean() - 1) < 0.05
+    np.testing.assert_array_equal(DropPath(0.25).apply({}, y, train=False), y)
+
+
+def test_layer_norm_survives_a_large_mean():
+    x = jnp.asarray(1000 + 0.01 * np.random.default_rng(0).normal(size=(4, 512)), jnp.float32)
+    norm = layer_norm(1e-6, "float32", "norm")
+    out = norm.apply(norm.init(jax.random.key(0), x), x)
+    np.testing.assert_allclose(out.std(-1), 1, atol=0.02)
+
+
+def test_encoder_block_is_permutation_equivariant_and_differs_in_training():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8))
+    block = EncoderBlock(num_heads=2, mlp_dim=16, dropout=0.5)
+    params = block.init(jax.random.key(1), x, train=False)
+    order = jnp.array([3, 1, 5, 0, 2, 4])
+    out = block.apply(params, x, train=False)
+    np.testing.assert_allclose(block.apply(params, x[:, order], train=False), out[:, order], atol=1e-5)
+    assert not np.allclose(block.apply(params, x, train=True, rngs={"dropout": jax.random.key(2)}), out)
+
+
+def test_gelu_kinds_differ_as_published():
+    x = jnp.linspace(-4, 4, 1001)
+    difference = jnp.abs(activation("gelu")(x) - activation("gelu_tanh")(x)).max()
+    assert 4e-4 < difference < 5e-4
+
+
+def test_pooling_by_name():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(pool(x, "max", 2, 2)[0, :, :, 0], [[5, 7], [13, 15]])
+    np.testing.assert_array_equal(pool(x, "average", 2, 2)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="gelu"):
+        activation("gelo")
+    with pytest.raises(UserError, match="average"):
+        pool(jnp.zeros((1, 4, 4, 1)), "avrage", 2, 2)

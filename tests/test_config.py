@@ -1,0 +1,81 @@
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    config = config_lib.classification()
+    config.model = models.fields("mlp")
+    return config
+
+
+def test_overrides_are_typed(config):
+    config_lib.override(
+        config,
+        [
+            ("batch_size", "64"),
+            ("epochs", "3"),
+            ("optimizer.learning_rate", "1e-4"),
+            ("data.augment.flip", "true"),
+            ("data.image_size", "(28, 30)"),
+            ("data.mean", "0.1,0.2,0.3"),
+            ("data.source", "folder:a=b"),
+            ("model.widths", "(7,)"),
+        ],
+    )
+    assert config.batch_size == 64 and config.epochs == 3.0 and config.optimizer.learning_rate == 1e-4
+    assert config.data.augment.flip is True and config.data.image_size == (28, 30)
+    assert config.data.mean == (0.1, 0.2, 0.3) and config.data.source == "folder:a=b" and config.model.widths == (7,)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("optimizer.learning_rat", "1", r"config.optimizer has no field 'learning_rat', did you mean 'learning_rate'"),
+        ("batchsize", "1", "did you mean 'batch_size'"),
+        ("batch_size", "1.5", r"--config.batch_size=1.5: expected int, like 128"),
+        ("batch_size", "many", "expected int"),
+        ("epochs", "ten", "expected float, like 10.0"),
+        ("data.augment.flip", "yes", "expected bool, like False"),
+        ("data.image_size", "28", "expected tuple"),
+        ("data.image_size", "(28.5, 28)", "expected int"),
+        ("optimizer", "sgd", "this is a group; its fields: b1"),
+        ("seed.x", "1", "config.seed is a value, it has no fields"),
+        ("model.depth", "3", "config.model has no field 'depth'"),
+    ],
+)
+def test_a_wrong_override_says_what_would_be_right(config, path, text, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.override(config, [(path, text)])
+
+
+def test_saved_and_read_back_is_the_same(config, tmp_path):
+    config_lib.save(config, tmp_path / "config.json")
+    assert config_lib.read(tmp_path / "config.json") == config
+    assert config_lib.differences(config_lib.read(tmp_path / "config.json"), config) == []
+
+
+def test_differences_name_fields_and_leave_out_the_cadence(config):
+    other = config.copy_and_resolve_references()
+    other.log_every, other.optimizer.learning_rate = 7, 0.5
+    assert config_lib.differences(config, other) == ["optimizer.learning_rate: 0.001 -> 0.5"]
+
+
+def test_config_files_take_arguments(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text(
+        "from attnjax import config\n"
+        "def get_config(width=8, name='a'):\n"
+        "    c = config.classification(); c.seed = width; c.data.source = name; return c\n"
+    )
+    assert config_lib.load(str(path)).seed == 8
+    assert config_lib.load(f"{path}:width=9,name=b").seed == 9
+    with pytest.raises(UserError, match="takes no argument 'widht', did you mean 'width'"):
+        config_lib.load(f"{path}:widht=9")
+    with pytest.raises(UserError, match="expected int"):
+        config_lib.load(f"{path}:width=x")
+    with pytest.raises(UserError, match="no config file"):
+        config_lib.load(str(tmp_path / "missing.py"))

@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
+
+
+def options(**changes):
+    config = config_lib.classification().optimizer
+    config.update(changes)
+    return config
+
+
+def rates(steps=100, **changes):
+    schedule = make_schedule(options(learning_rate=2.0, **changes), steps)
+    return [float(schedule(step)) for step in range(steps + 1)]
+
+
+def test_constant_and_its_warmup():
+    assert rates(schedule="constant") == [2.0] * 101
+    warm = rates(schedule="constant", warmup_steps=10)
+    np.testing.assert_allclose(warm[:11], np.linspace(0, 2, 11), atol=1e-6)
+    assert warm[11:] == [2.0] * 90
+
+
+def test_cosine_and_linear_end_where_told():
+    cosine = rates(schedule="cosine", end_learning_rate=0.5)
+    np.testing.assert_allclose([cosine[0], cosine[50], cosine[100]], [2.0, 1.25, 0.5], atol=1e-6)
+    linear = rates(schedule="linear", warmup_steps=20)
+    np.testing.assert_allclose([linear[20], linear[60], linear[100]], [2.0, 1.0, 0.0], atol=1e-6)
+
+
+def test_inverse_sqrt_peaks_after_the_warmup():
+    values = rates(schedule="inverse_sqrt", warmup_steps=25)
+    np.testing.assert_allclose([values[25], values[100]], [2.0, 1.0], atol=1e-6)
+
+
+def test_noam_is_the_papers_formula():
+    values = rates(5000, schedule="noam", warmup_steps=4000, noam_width=512)
+    for step in (1, 10, 4000, 5000):
+        expected = 2.0 * 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        np.testing.assert_allclose(values[step - 1], expected, rtol=1e-5)
+    base = make_schedule(options(learning_rate=1.0, schedule="noam", warmup_steps=4000), 1)
+    np.testing.assert_allclose(base(3999), 6.99e-4, rtol=1e-3)
+
+
+def test_kernels_decay_and_nothing_else_does():
+    model = models.build(models.fields("vit", patch_size=4, width=8, depth=1, num_heads=2, mlp_dim=16), 3)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
+    decayed = {jax.tree_util.keystr(path, simple=True, separator="/") for path, yes in mask if yes}
+    assert all(path.endswith("/kernel") for path in decayed) and "block0/attention/query/kernel" in decayed
+    kept = {jax.tree_util.keystr(path, simple=True, separator="/") for path, yes in mask if not yes}
+    assert {"class_token", "positions/embedding", "block0/norm1/scale", "block0/attention/query/bias"} <= kept
+    assert not any(path.endswith("/kernel") for path in kept)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends_and_decays_only_kernels(name):
+    decay = 0.0 if name == "adam" else 0.1
+    config = options(name=name, weight_decay=decay)
+    optimizer = make_optimizer(config, make_schedule(options(learning_rate=0.1, schedule="constant"), 10))
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    moved = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["bias"], 3.0)
+    assert (moved["kernel"] < 3.0).all() == (decay > 0)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    assert all((u < 0).all() for u in jax.tree.leaves(updates))
+
+
+def test_sgd_with_momentum_is_the_textbook_rule():
+    optimizer = make_optimizer(options(name="sgd", momentum=0.9), lambda step: 0.1)
+    params, state = jnp.ones(()), None
+    state = optimizer.init(params)
+    velocity, expected = 0.0, 1.0
+    for _ in range(5):
+        velocity = 0.9 * velocity + 2 * expected
+        expected -= 0.1 * velocity
+        updates, state = optimizer.update(2 * params, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    optimizer = make_optimizer(options(name="sgd", momentum=0.0, clip_norm=1.0), lambda step: 1.0)
+    params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
+    updates, _ = optimizer.update(jax.tree.map(lambda p: p + 10, params), optimizer.init(params), params)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
+
+
+def test_unknown_names_and_impossible_choices():
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        make_optimizer(options(name="adamww"), lambda step: 1.0)
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        make_schedule(options(schedule="cosin"), 10)
+    with pytest.raises(UserError, match="warmup_steps=10 leaves nothing of 10 steps"):
+        make_schedule(options(warmup_steps=10), 10)
+    with pytest.raises(UserError, match="needs adamw, lamb or sgd"):
+        make_optimizer(options(name="adam", weight_decay=0.1), lambda step: 1.0)
