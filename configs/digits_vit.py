@@ -12,19 +12,17 @@ from attnjax import models
 
 def get_config():
     config = config_lib.classification()
-    config.model = models.fields(
-        "vit", patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128, dropout=0.1, drop_path=0.1
-    )
+    config.model = models.fields("vit", patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128)
     config.data.source = "tfds:digits"
     config.data.train, config.data.validation = "train[:90%]", "train[90%:]"
     config.data.image_size, config.data.channels = (8, 8), 1
     config.data.augment.crop, config.data.augment.pad = "pad", 1
+    config.data.augment.mixup = 0.8
     config.epochs = 120.0
     config.batch_size = 64
     config.eval_every = 400
     config.log_every = 100
-    config.label_smoothing = 0.1
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup_steps = 200
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0

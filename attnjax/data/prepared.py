@@ -1,7 +1,9 @@
 """TFDS data sets on disk: prepared once as array_record, opened without TensorFlow."""
 
+import contextlib
 import difflib
 import importlib.util
+import io
 import os
 import re
 from pathlib import Path
@@ -103,7 +105,8 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
         tfds.disable_progress_bar()  # these take seconds
         builder = builder_class(data_dir=root, file_format="array_record")
         try:
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download; there is none
+                builder.download_and_prepare()
         except OSError:
             # Another process may finish the same set first; TFDS moves finished sets into place, so theirs is whole.
             if not path.exists():

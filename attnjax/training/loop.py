@@ -76,7 +76,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     state = state_lib.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
     report = [f"new run, seed {config.seed}"]
     if config.init_from and not resuming:
-        state, changes = transfer.initialise(state, config.init_from)
+        state, changes = transfer.initialise(state, config)
         report = [f"new run, initialised from {config.init_from}", *(f"            {change}" for change in changes)]
 
     run.write_description(workdir, config, train_source.classes)

@@ -94,9 +94,10 @@ def check_fit(found: Mapping[str, Shape], wanted: Mapping[str, Shape], where: st
 def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any], where: str) -> None:
     """Raises UserError if the file's config.json describes another computation than the model's."""
     for field, (ours, accepted) in fmt.settings(model).items():
-        if field in description and description[field] not in accepted:
+        value = description.get(field, accepted[0])
+        if value not in accepted:
             raise UserError(
-                f"'{where}': its config.json says {field}={description[field]!r}, but this model has {ours}: set it alike"
+                f"'{where}': config.json says {field}={value!r}, but this model has {ours}: make them agree"
             )
 
 

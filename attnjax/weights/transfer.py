@@ -30,7 +30,7 @@ def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[
     stays fresh if the number of classes differs; a position table of another grid is resized. UserError, listing what
     differs, if anything else does not match. The average, if on, restarts from the loaded weights.
     """
-    is_run = (Path(config.init_from) / "checkpoints").is_dir()
+    is_run = (Path(config.init_from) / "classes.json").is_file()
     read = read_run if is_run else published.read
     return load(state, read(config.init_from, config), config)
 
@@ -70,7 +70,8 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
         report.append(f"head replaced: {weights.num_classes or 'no'} -> {num_classes} classes")
     shapes = ({path: array.shape for path, array in tree.items()} for tree in (loaded, fresh))
     check_fit(*shapes, weights.source)
-    model_state = unflatten_dict({tuple(path.split("/")): jnp.asarray(array) for path, array in loaded.items()})
+    arrays = {tuple(path.split("/")): jnp.asarray(array, jnp.float32) for path, array in loaded.items()}
+    model_state = unflatten_dict(arrays)
     params = model_state.pop("params")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return state.replace(params=params, model_state=model_state, ema=ema), report

@@ -63,7 +63,8 @@ def by_us(model, variables, image, label, *, train=False):
 
     (_, (logits, state)), gradient = loss(params)
     flat = flatten_dict({"params": gradient}, sep="/")
-    return logits, {path: np.asarray(array) for path, array in flat.items()}, flatten_dict(state, sep="/")
+    gradient = {path: np.asarray(array) for path, array in flat.items()}
+    return np.asarray(logits), gradient, flatten_dict(state, sep="/")
 
 
 def assert_same(name, ours, theirs):
@@ -204,21 +205,39 @@ RESNETS = {
 }
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("size", RESNETS)
-def test_resnet_is_hugging_faces(size, train, randomise, tmp_path):
+def make_resnets(size, image, folder, randomise):
+    """Returns PyTorch's ResNet, ours, and our variables with the same weights and running statistics."""
     module = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=CLASSES, **RESNETS[size]))
-    image, label = make_batch(96, 80, batch=4)
-    randomise(module, module.classifier[1], to_torch(image)).save_pretrained(tmp_path)
-    config = make_config((96, 80), "resnet", size)
-    model, variables, _ = load_folder(tmp_path, config)
+    randomise(module, module.classifier[1], to_torch(image)).save_pretrained(folder)
+    model, variables, _ = load_folder(folder, make_config(image.shape[1:3], "resnet", size))
+    return module, model, variables
 
-    theirs = by_torch(module.train(train), lambda x: module(x).logits, image, label)
-    logits, gradient, statistics = by_us(model, variables, image, label, train=train)
-    ours = logits, to_published(gradient, resnet.HUGGINGFACE, model)
-    assert_same(f"ResNet-{size} train={train}", ours, theirs)
-    if train:
-        assert_same_statistics(variables, statistics, module.resnet.embedder.embedder.normalization, count=4 * 48 * 40)
+
+@pytest.mark.parametrize("size", RESNETS)
+def test_resnet_is_hugging_faces(size, randomise, tmp_path):
+    # Few pixels, as float32 rounding flips a ReLU in every million, which alone shifts gradients by 1e-3.
+    image, label = make_batch(64, 48)
+    module, model, variables = make_resnets(size, image, tmp_path, randomise)
+    theirs = by_torch(module, lambda x: module(x).logits, image, label)
+    logits, gradient, _ = by_us(model, variables, image, label)
+    assert_same(f"ResNet-{size}", (logits, to_published(gradient, resnet.HUGGINGFACE, model)), theirs)
+
+
+@pytest.mark.parametrize("size", RESNETS)
+def test_resnet_trains_as_hugging_faces(size, randomise, tmp_path):
+    # In float64, as batch normalisation of few pixels amplifies rounding: PyTorch's own float32 gradients of ResNet-50
+    # were measured to be off by 0.3 of their size, ours by 0.5.
+    image, label = make_batch(64, 48)
+    module, model, variables = make_resnets(size, image, tmp_path, randomise)
+    image = image.astype(np.float64)
+    theirs = by_torch(module.double().train(), lambda x: module(x).logits, image, label)
+    with jax.enable_x64():
+        variables = {path: np.asarray(array, np.float64) for path, array in variables.items()}
+        logits, gradient, statistics = by_us(model.clone(dtype="float64"), variables, image, label, train=True)
+        gradient = to_published(gradient, resnet.HUGGINGFACE, model)
+    assert_same(f"ResNet-{size} in training mode, float64", (logits, gradient), theirs)
+    norm = module.resnet.embedder.embedder.normalization
+    assert_same_statistics(variables, statistics, norm, count=len(image) * 32 * 24)
 
 
 def assert_same_statistics(before, after, norm, count):

@@ -1,0 +1,38 @@
+# The plain commands behind each target are in README.md.
+PYTHON ?= python3
+RUN ?= runs/demo
+
+VENV := .venv
+PARITY := .venv-parity
+NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
+
+.PHONY: demo test lint parity
+
+demo: $(VENV)/ready
+	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
+	$(VENV)/bin/python experiments/figures.py --workdir $(RUN)
+	@echo
+	@$(VENV)/bin/python experiments/evaluate.py --workdir $(RUN)
+	@echo "run folder:    $(RUN)"
+	@echo "open:          $(RUN)/figures/learning_curve.png and $(RUN)/figures/attention.png"
+	@echo "try next:      $(NEXT)"
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+parity: $(PARITY)/ready
+	$(PARITY)/bin/python -m pytest tests/parity
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r requirements.txt -e .
+	@touch $@
+
+$(PARITY)/ready: requirements.txt tests/parity/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet -r tests/parity/requirements.txt -e .
+	@touch $@

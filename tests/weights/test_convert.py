@@ -1,0 +1,98 @@
+"""experiments/convert.py: weights to a run folder, and back to Hugging Face's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from attnjax.training.run import open_run
+from attnjax.weights import published
+
+CONFIG = """
+from attnjax import config as config_lib
+from attnjax import models
+
+def get_config():
+    config = config_lib.classification()
+    config.model = models.fields("vit", patch_size=4, width=8, depth=1, num_heads=2, mlp_dim=12)
+    config.data.image_size = (16, 16)
+    return config
+"""
+
+
+@pytest.fixture
+def files(make_config, named, tmp_path):
+    """Returns a config file, a weights file of three classes, and its variables."""
+    arrays, variables = named("Google", make_config(depth=1))
+    (tmp_path / "config.py").write_text(CONFIG)
+    np.savez(tmp_path / "a.npz", **arrays)
+    return tmp_path / "config.py", tmp_path / "a.npz", variables
+
+
+def test_from_weights_to_a_run_and_on_to_hugging_face(files, process, entry, make_config, tmp_path):
+    config, weights, variables = files
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    started = process("convert", weights, "--config", config, "--workdir", workdir, "--classes", "cat,dog,owl")
+    said, errors = started.communicate(timeout=120)
+    assert (started.returncode, errors) == (0, "")
+    assert "run: vit of 3 classes" in said
+    opened = open_run(workdir)
+    assert (opened.step, opened.classes) == (0, ("cat", "dog", "owl"))
+    np.testing.assert_array_equal(opened.params["class_token"], variables["params/class_token"])
+
+    code, said, _ = entry("convert", workdir, "--huggingface", out)
+    assert (code, said) == (0, f"{out}: weights of step 0 for transformers' ViTForImageClassification\n")
+    again = published.read(out, make_config(depth=1))
+    assert again.classes == ("cat", "dog", "owl")
+    assert all(np.array_equal(again.variables[path], array) for path, array in variables.items())
+
+
+def test_positions_are_resized_and_classes_numbered(files, entry, tmp_path):
+    config, weights, _ = files
+    options = ("--workdir", tmp_path / "run", "--config.data.image_size=(24,24)")
+    code, said, _ = entry("convert", weights, "--config", config, *options)
+    assert code == 0
+    assert "positions resized 4x4 -> 6x6 (linear_align_corners)\n" in said
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["0", "1", "2"]
+
+
+def test_a_run_is_never_written_over(files, entry, tmp_path):
+    config, weights, _ = files
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("mine")
+    code, _, err = entry("convert", weights, "--config", config, "--workdir", tmp_path / "run")
+    assert (code, err) == (2, f"error: '{tmp_path}/run' already holds a run; choose another --workdir\n")
+    assert (tmp_path / "run" / "config.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config.model.depth=3"], "does not fit the model: 32 missing"),
+        (["--classes", "cat,dog"], "--classes names 2 classes"),
+        (["--config.model.wdith=3"], "did you mean 'width'?"),
+        (["--huggingface", "out"], "leave other options out"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(options, message, files, entry, tmp_path):
+    config, weights, _ = files
+    code, _, err = entry("convert", weights, "--config", config, "--workdir", tmp_path / "run", *options)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_of_the_two_directions_must_be_said(files, entry):
+    config, weights, _ = files
+    code, _, err = entry("convert", weights, "--config", config)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "say what to write" in err
+
+
+def test_weights_without_a_head_are_for_training(files, make_config, named, entry, tmp_path):
+    config, _, _ = files
+    arrays, _ = named("Google", make_config(depth=1))
+    np.savez(tmp_path / "a.npz", **{name: array for name, array in arrays.items() if "head" not in name})
+    code, _, err = entry("convert", tmp_path / "a.npz", "--config", config, "--workdir", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no head to evaluate" in err

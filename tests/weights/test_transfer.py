@@ -1,0 +1,138 @@
+"""A new run from old weights: what is taken over, resized, replaced or refused."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.nn.positions import resize_positions
+from attnjax.training import run
+from attnjax.training import state as state_lib
+from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.weights import transfer
+
+
+def make_shapes(config, classes):
+    return run.abstract_state(config, run.build_task(config, classes))
+
+
+def make_state(config, classes):
+    """Returns the state as training makes it."""
+    task = run.build_task(config, classes)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
+    return state_lib.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
+
+
+def flat(tree):
+    return {path: np.asarray(array) for path, array in flatten_dict(tree, sep="/").items()}
+
+
+def start(config, classes, source, make_state=make_shapes):
+    """Returns the fresh state, the initialised one, and the report; `make_shapes` serves where nothing fresh stays."""
+    config.init_from = str(source)
+    fresh = make_state(config, classes)
+    state, report = transfer.initialise(fresh, config)
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), fresh)
+    return fresh, state, report
+
+
+@pytest.fixture
+def google_file(make_config, named, tmp_path):
+    """A file of three classes at 16x16 pixels, and the parameters in it."""
+    arrays, variables = named("Google", make_config())
+    np.savez(tmp_path / "a.npz", **arrays)
+    return tmp_path / "a.npz", {path.removeprefix("params/"): array for path, array in variables.items()}
+
+
+def test_same_model_takes_everything(make_config, google_file):
+    path, expected = google_file
+    _, state, report = start(make_config(), 3, path)
+    assert report == []
+    params = flat(state.params)
+    assert params.keys() == expected.keys()
+    assert all(np.array_equal(params[name], expected[name]) for name in params)
+
+
+def test_other_classes_and_image_size(make_config, google_file):
+    path, expected = google_file
+    config = make_config(image_size=(24, 16))
+    config.ema_decay = 0.9
+    fresh, state, report = start(config, 5, path, make_state)
+    assert state.step is fresh.step
+    assert state.opt_state is fresh.opt_state
+    assert report == ["positions resized 4x4 -> 6x4 (linear_align_corners)", "head replaced: 3 -> 5 classes"]
+    params = flat(state.params)
+    table = resize_positions(expected["positions/embedding"], (4, 4), (6, 4), "linear_align_corners")
+    np.testing.assert_array_equal(params.pop("positions/embedding"), table)
+    for name, array in params.items():
+        kept = flat(fresh.params)[name] if name.startswith("head/") else expected[name]
+        np.testing.assert_array_equal(array, kept, err_msg=name)
+    averaged = flat(state.ema)  # restarts from the loaded weights
+    assert all(np.array_equal(averaged[name], params[name]) for name in params)
+
+
+@pytest.fixture
+def run_folder(make_config, random_variables, tmp_path):
+    """Returns run_folder(config): a run of three classes with an average unlike its weights."""
+
+    def make(config):
+        config.ema_decay = 0.9
+        state = make_state(config, 3)
+        state = state.replace(
+            ema=jax.tree.map(lambda x: x + 1, state.ema),
+            model_state=jax.tree.map(lambda x: x + 2, state.model_state),
+        )
+        checkpoints = Checkpoints(tmp_path / "run")
+        checkpoints.save_weights(state)
+        checkpoints.close()
+        run.write_description(tmp_path / "run", config, ("cat", "dog", "owl"))
+        return tmp_path / "run", state
+
+    return make
+
+
+def test_run_folder_gives_its_average(make_config, run_folder):
+    path, old = run_folder(make_config(image_size=(16, 8), depth=1))
+    config = make_config(image_size=(8, 16), depth=1, dropout=0.1, dtype="bfloat16")  # the same number of patches
+    config.optimizer.name = "sgd"
+    _, state, report = start(config, 3, path)
+    assert report == ["positions resized 4x2 -> 2x4 (bicubic_antialias)"]
+    params, averaged = flat(state.params), flat(old.ema)
+    assert all(np.array_equal(params[name], averaged[name]) for name in params if "positions" not in name)
+
+
+def test_run_folder_gives_batch_statistics(run_folder):
+    config = config_lib.classification()
+    config.model = models.fields("resnet", blocks=(1, 1), features=(4, 8))
+    path, old = run_folder(config)
+    _, state, report = start(config, 3, path)
+    assert report == []
+    statistics, expected = flat(state.model_state), flat(old.model_state)
+    assert all(np.array_equal(statistics[name], expected[name]) for name in expected)
+
+
+def test_run_of_another_model_is_refused(make_config, run_folder):
+    path, _ = run_folder(make_config(depth=1))
+    with pytest.raises(UserError, match=r"is a run of another model \(model.depth: 1 -> 2; model.width: 8 -> 16\)"):
+        start(make_config(width=16), 3, path)
+    config = make_config(depth=1)
+    config.data.channels = 1
+    with pytest.raises(UserError, match=r"1 of another shape: params/patch_embedding/projection/kernel"):
+        start(config, 3, path)
+
+
+def test_positions_of_no_square_need_an_image_size(make_config, named, tmp_path):
+    arrays, _ = named("Google", make_config(image_size=(16, 12)))
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="positions for 12 patches, which is no 3x3 grid"):
+        start(make_config(), 3, tmp_path / "a.npz")
+
+
+def test_missing_source(make_config, tmp_path):
+    with pytest.raises(UserError, match="no weights file or folder"):
+        start(make_config(), 3, tmp_path / "nothing")
