@@ -12,7 +12,7 @@ from attnjax import models
 
 def get_config():
     config = config_lib.classification()
-    config.model = models.fields("vit", patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128)
+    config.model = models.fields("vit", patch_size=2, width=64, depth=4, num_heads=4, mlp_dim=128, position_std=0.5)
     config.data.source = "tfds:digits"
     config.data.train, config.data.validation = "train[:90%]", "train[90%:]"
     config.data.image_size, config.data.channels = (8, 8), 1

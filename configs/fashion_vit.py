@@ -14,7 +14,7 @@ from attnjax import models
 
 def get_config():
     config = config_lib.classification()
-    config.model = models.fields("vit", patch_size=4, width=64, depth=6, num_heads=4, mlp_dim=128)
+    config.model = models.fields("vit", patch_size=4, width=64, depth=6, num_heads=4, mlp_dim=128, position_std=0.5)
     config.data.source = "idx:/usr/share/datasets/fashion-mnist"
     config.data.train, config.data.validation = "train[:55000]", "train[55000:]"
     config.data.image_size, config.data.channels = (28, 28), 1

@@ -60,6 +60,7 @@ class ViT(nn.Module):
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: str = "token"  # "token": a learned class token; "average": the mean over patches, no class token
+    position_std: float = 0.02  # at the start; small data sets learn several times faster from about 0.5
     pre_logits: int = 0  # width of a tanh layer before the head; 0 for none
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -79,7 +80,7 @@ class ViT(nn.Module):
             token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width), "float32")
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
-        x = LearnedPositions(self.dtype, name="positions")(x)
+        x = LearnedPositions(self.position_std, self.dtype, name="positions")(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         for i in range(self.depth):
             x = EncoderBlock(

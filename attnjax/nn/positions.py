@@ -9,11 +9,12 @@ from attnjax.errors import UserError, nearest
 class LearnedPositions(nn.Module):
     """Adds a learned table to the tokens (Dosovitskiy et al. 2020, equation 1): (B, N, D) -> (B, N, D)."""
 
+    std: float = 0.02  # of the table at the start
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x):
-        table = self.param("embedding", nn.initializers.normal(0.02), (1, *x.shape[1:]), "float32")
+        table = self.param("embedding", nn.initializers.normal(self.std), (1, *x.shape[1:]), "float32")
         return x + table.astype(self.dtype)
 
 

@@ -19,7 +19,7 @@ from attnjax.weights.naming import check_fit
 from attnjax.weights.published import HEAD_BIAS, POSITIONS, Weights
 
 # Fields of a model that change neither its weights nor what it computes with them in evaluation.
-_FREE_FIELDS = ("dropout", "attention_dropout", "drop_path", "attention_kernel", "dtype")
+_FREE_FIELDS = ("dropout", "attention_dropout", "drop_path", "position_std", "attention_kernel", "dtype")
 RUN_RESIZE_RULE = "bicubic_antialias"
 
 

@@ -62,9 +62,8 @@ def by_us(model, variables, image, label, *, train=False):
         return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), (logits, state)
 
     (_, (logits, state)), gradient = loss(params)
-    flat = flatten_dict({"params": gradient}, sep="/")
-    gradient = {path: np.asarray(array) for path, array in flat.items()}
-    return np.asarray(logits), gradient, flatten_dict(state, sep="/")
+    logits, gradient, state = jax.tree.map(np.asarray, (logits, {"params": gradient}, state))
+    return logits, flatten_dict(gradient, sep="/"), flatten_dict(state, sep="/")
 
 
 def assert_same(name, ours, theirs):
