@@ -27,12 +27,13 @@ def classification() -> ConfigDict:
             "epochs": 10.0,
             "steps": 0,  # 0: from epochs
             "batch_size": 128,  # over all devices
-            "eval_batch_size": 500,
+            "eval_batch_size": 512,
             "label_smoothing": 0.0,
             "ema_decay": 0.0,  # exponential moving average of the weights, used for evaluation; 0: off
             "log_every": 50,  # steps
             "eval_every": 0,  # steps between evaluations on the validation split; 0: every epoch
             "save_every": 0,  # steps between checkpoints beside those of each evaluation; 0: none
+            "best_metric": "accuracy",  # of the validation, chooses the best checkpoint; or "loss"
             "init_from": "",  # a run folder or a weights file to start a new run from
             "model": {},
             "data": {
@@ -156,19 +157,22 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def read(path: Path) -> ConfigDict:
-    """Returns a config saved in a run folder."""
+    """Returns a config saved in a run folder; fields that came later than the run have their defaults."""
 
     def tuples(value):
         if isinstance(value, dict):
             return {key: tuples(item) for key, item in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
+    config = classification()
     try:
-        return ConfigDict(tuples(json.loads(path.read_text())))
+        with config.unlocked():
+            config.update(tuples(json.loads(path.read_text())))
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
     except ValueError as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
+    return config
 
 
 def _flat(config, prefix=""):

@@ -13,6 +13,7 @@ from attnjax.errors import UserError
 from attnjax.training import loop, parallel
 from attnjax.training.run import open_run
 from attnjax.training.step import make_eval_step
+from attnjax.weights.transfer import at_image_size
 
 
 def main() -> None:
@@ -22,8 +23,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="best", help="best (by validation; else the latest), latest, or a step")
     args = cli.parse_args(parser)
     run = open_run(args.workdir, args.checkpoint)
-    config = run.config
+    config = config_lib.resolve(run.config)
     config_lib.override(config, args.overrides)
+    if config.data.image_size != run.config.data.image_size:
+        run = at_image_size(run, tuple(config.data.image_size))
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size)
 
     split = args.split or config.data.test

@@ -58,7 +58,7 @@ def test_a_run_says_what_it_does(trained, process):
     out = finish(process("train", "--config", CONFIG, "--workdir", trained, *TINY))
     for line in ("devices     1 x cpu", "block*", "train       1,293 images of 10", "new run, seed 0"):
         assert line in out
-    assert "best validation accuracy" in out and "images_per_second" in out
+    assert "validation, best checkpoint" in out and "images_per_second" in out
     assert [row["step"] for row in rows(trained)] == [20, 40, 60]
     assert [row["step"] for row in rows(trained, "validation")] == [20, 40, 60]
     assert rows(trained)[-1]["loss"] < rows(trained)[0]["loss"]
@@ -113,7 +113,7 @@ def evaluate_by_hand(workdir):
     run = open_run(workdir)
     images, labels, _ = open_split(run.config, "test").load(np.arange(360))
     logits = run.task.logits(run.params, run.model_state, (np.stack(images) / 255 - 0.5) / 0.5)
-    return -jax.nn.log_softmax(logits)[np.arange(360), labels].mean()
+    return float(-jax.nn.log_softmax(logits)[np.arange(360), labels].mean())
 
 
 def test_predict_gives_the_five_likeliest(trained, entry, tmp_path):
@@ -204,3 +204,15 @@ def test_an_unknown_flag_is_refused(process):
     running = process("train", "--confg", "x", "--workdir", "y")
     _, err = running.communicate()
     assert running.returncode == 2 and "--confg" in err
+
+
+def test_stopped_before_its_first_checkpoint_it_starts_from_the_old_weights_again(trained, process, tmp_path):
+    workdir = tmp_path / "new"
+    arguments = ["--config", CONFIG, "--workdir", workdir, *TINY, f"--config.init_from={trained}"]
+    running = process("train", *arguments)
+    while running.poll() is None and not (workdir / "config.json").exists():
+        time.sleep(0.005)
+    running.kill()
+    running.communicate()
+    assert not list((workdir / "checkpoints").glob("[0-9]*")), "it was stopped too late"
+    assert f"initialised from {trained}" in finish(process("train", *arguments))

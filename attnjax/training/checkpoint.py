@@ -7,23 +7,31 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from attnjax.errors import UserError
+from attnjax.errors import UserError, nearest
 from attnjax.training.state import TrainState
 
-BEST_METRIC = "accuracy"
+# How the validation metric that chooses the best checkpoint is turned into a score.
+BEST_METRICS = {
+    "accuracy": lambda metrics: metrics["accuracy"],
+    "loss": lambda metrics: -metrics["loss"],
+}
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Returns whether a run folder holds a checkpoint to go on from; saves cut off half-way do not count."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: the latest, and the best by validation accuracy."""
+    """The checkpoints of one run folder: the latest, and the best by a validation metric of BEST_METRICS."""
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(self, workdir: Path, best_metric: str, *, read_only: bool = False):
+        if best_metric not in BEST_METRICS:
+            raise UserError(f"unknown best_metric '{best_metric}', {nearest(best_metric, BEST_METRICS)}")
         self.folder = Path(workdir).resolve() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"'{workdir}' has no checkpoints yet")
-
-        def score(metrics):
-            return metrics[BEST_METRIC]
-
+        score = BEST_METRICS[best_metric]
         best = policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -41,7 +49,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best validation accuracy; None if no checkpoint was ever validated."""
+        """The step of the best validation; None if no checkpoint was ever validated."""
         return self._manager.best_step()
 
     def metrics(self, step: int) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ from attnjax.errors import UserError
 from attnjax.training import metrics as metrics_lib
 from attnjax.training import parallel, run
 from attnjax.training import state as state_lib
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.checkpoint import Checkpoints, has_checkpoint
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_eval_step, make_train_step
 from attnjax.weights import transfer
@@ -51,71 +51,90 @@ def _closing_rows(workdir, checkpoints, steps, seconds):
     rows = {"run folder": str(workdir), "steps": f"{steps:,}", "seconds since this start": f"{seconds:.0f}"}
     if checkpoints.best is not None:
         best, last = checkpoints.metrics(checkpoints.best), checkpoints.metrics(checkpoints.latest)
-        rows["best validation accuracy"] = f"{best['accuracy']:.4f} at step {checkpoints.best:,}"
-        rows["last validation accuracy"] = f"{last['accuracy']:.4f}"
+        rows["validation, best checkpoint"] = f"{_words(best)}, step {checkpoints.best:,}"
+        rows["validation, last checkpoint"] = f"{_words(last)}, step {checkpoints.latest:,}"
     return rows
 
 
+def _words(metrics):
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else "not validated"
+
+
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains to the last step, going on from the folder's latest checkpoint if there is one."""
-    if resuming := (workdir / "config.json").exists():
+    """Trains to the last step, going on from the folder's latest checkpoint if there is one.
+
+    Nothing is written before all that the config asks for is known to be there and to fit; UserError if it is not.
+    """
+    if (workdir / "config.json").exists():
         run.check_same_config(workdir, config)
     parallel.check_batch_size("batch_size", config.batch_size)
     parallel.check_batch_size("eval_batch_size", config.eval_batch_size)
+    sources = {"train": data.open_split(config, config.data.train)}
+    if config.data.validation:
+        sources["validation"] = data.open_split(config, config.data.validation)
+    classes = sources["train"].classes
+    steps, per_epoch = _steps(config, len(sources["train"]))
 
-    train_source = data.open_split(config, config.data.train)
-    validation_source = data.open_split(config, config.data.validation) if config.data.validation else None
-    sources = {"train": train_source} | ({"validation": validation_source} if validation_source else {})
-    steps, per_epoch = _steps(config, len(train_source))
-    eval_every = config.eval_every or per_epoch
-
-    task = run.build_task(config, len(train_source.classes))
+    task = run.build_task(config, len(classes))
     schedule = make_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    batches = data.train_iterator(config, train_source)
+    train_step = make_train_step(task, optimizer, schedule, config.ema_decay)
+    batches = data.train_iterator(config, sources["train"])
     state = state_lib.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
     report = [f"new run, seed {config.seed}"]
-    if config.init_from and not resuming:
+    if config.init_from and not has_checkpoint(workdir):
         state, changes = transfer.initialise(state, config)
-        report = [f"new run, initialised from {config.init_from}", *(f"            {change}" for change in changes)]
+        report = [f"new run, initialised from {config.init_from}", *changes]
 
-    run.write_description(workdir, config, train_source.classes)
-    checkpoints = Checkpoints(workdir)
-    if (start := checkpoints.latest or 0) > 0:
+    run.write_description(workdir, config, classes)
+    checkpoints = Checkpoints(workdir, config.best_metric)
+    if start := checkpoints.latest or 0:
         state = checkpoints.restore(start, state, batches)
         report = [f"resumed from step {start:,} of {workdir}"]
-
     log = metrics_lib.RunLog(workdir, start, steps)
-    _header(log, config, workdir, state.params, sources, steps, per_epoch)
-    for line in report:
-        log.message(line)
     try:
+        _header(log, config, workdir, state.params, sources, steps, per_epoch)
+        for line in report:
+            log.message(line)
         began = time.perf_counter()
-        train_step = parallel.data_parallel(make_train_step(task, optimizer, schedule, config.ema_decay), donate=True)
-        eval_step = parallel.data_parallel(make_eval_step(task))
-        window = _Window(log, config.batch_size)
-        for step in range(start + 1, steps + 1):
-            state, metrics = train_step(state, next(batches))
-            window.flush()  # of the step before, while the device works on this one
-            window.add(metrics)
-            last = step == steps
-            if step % config.log_every == 0 or last:
-                window.close(step)
-            validation = None
-            if validation_source and (step % eval_every == 0 or last):
-                window.flush()
-                variables = (state.eval_params, state.model_state)
-                validation = evaluate(eval_step, variables, data.eval_batches(config, validation_source))
-                log.write(step, "validation", validation)
-                window.restart_clock()
-            if validation or last or (config.save_every and step % config.save_every == 0):
-                checkpoints.save(step, state, batches, validation)
-        window.flush()
+        validate = _validation(config, task, sources.get("validation"), config.eval_every or per_epoch, steps)
+        _take_steps(config, train_step, state, batches, validate, checkpoints, log, range(start + 1, steps + 1))
         checkpoints.wait()
         log.table(_closing_rows(workdir, checkpoints, steps, time.perf_counter() - began))
     finally:
         log.close()
         checkpoints.close()
+
+
+def _validation(config, task, source, every, last):
+    """Returns validate(step, state) -> metrics, or None at steps without a validation."""
+    eval_step = parallel.data_parallel(make_eval_step(task))
+
+    def validate(step, state):
+        if source is None or (step % every and step != last):
+            return None
+        return evaluate(eval_step, (state.eval_params, state.model_state), data.eval_batches(config, source))
+
+    return validate
+
+
+def _take_steps(config, train_step, state, batches, validate, checkpoints, log, steps):
+    train_step = parallel.data_parallel(train_step, donate=True)
+    window = _Window(log, config.batch_size)
+    for step in steps:
+        state, metrics = train_step(state, next(batches))
+        window.flush()  # of the step before, while the device works on this one
+        window.add(metrics)
+        last = step == steps[-1]
+        if step % config.log_every == 0 or last:
+            window.close(step)
+        if validation := validate(step, state):
+            window.flush()
+            log.write(step, "validation", validation)
+            window.restart_clock()
+        if validation or last or (config.save_every and step % config.save_every == 0):
+            checkpoints.save(step, state, batches, validation)
+    window.flush()
 
 
 class _Window:

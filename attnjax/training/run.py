@@ -73,10 +73,17 @@ def open_run(workdir: Path | str, checkpoint: str = "best") -> Run:
     if not workdir.is_dir():
         raise UserError(f"no run folder '{workdir}'")
     config = config_lib.read(workdir / "config.json")
-    classes = tuple(json.loads((workdir / "classes.json").read_text()))
+    classes = _read_classes(workdir / "classes.json")
     task = build_task(config, len(classes))
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir, config.best_metric, read_only=True)
     step = checkpoints.choose(checkpoint)
     state = checkpoints.restore(step, abstract_state(config, task))
     checkpoints.close()
     return Run(config, classes, task, step, state.eval_params, state.model_state)
+
+
+def _read_classes(path):
+    try:
+        return tuple(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}', the names of the run's classes: {error}") from None

@@ -1,5 +1,6 @@
 """Starting a run from other weights: a run folder's or a published file's."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from attnjax.config import resolve
 from attnjax.errors import UserError
 from attnjax.models.vit import patch_grid
 from attnjax.nn.positions import resize_positions
-from attnjax.training.run import open_run
+from attnjax.training.run import Run, abstract_state, build_task, open_run
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.naming import check_fit
@@ -46,15 +47,31 @@ def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
     ]
     if changed:
         raise UserError(f"'{workdir}' is a run of another model ({'; '.join(changed)})")
+    return _weights_of(run, str(workdir))
+
+
+def _weights_of(run: Run, source: str) -> Weights:
     variables = flatten_dict({"params": run.params, **run.model_state}, sep="/")
     return Weights(
-        source=str(workdir),
+        source=source,
         variables={path: np.asarray(array) for path, array in variables.items()},
         num_classes=len(run.classes),
         classes=run.classes,
         image_size=tuple(run.config.data.image_size),
         resize_rule=RUN_RESIZE_RULE,
     )
+
+
+def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
+    """Returns the run for images of another size (height, width), positions resized; UserError if it cannot take them.
+
+    A fully connected layer over all pixels, as in the MLP and LeNet-5, ties a model to its image size.
+    """
+    config = resolve(run.config)
+    config.data.image_size = image_size
+    task = build_task(config, len(run.classes))
+    state, _ = load(abstract_state(config, task), _weights_of(run, f"the run at {image_size}"), config)
+    return dataclasses.replace(run, config=config, task=task, params=state.params)
 
 
 def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[TrainState, list[str]]:

@@ -87,7 +87,7 @@ def run_folder(make_config, random_variables, tmp_path):
             ema=jax.tree.map(lambda x: x + 1, state.ema),
             model_state=jax.tree.map(lambda x: x + 2, state.model_state),
         )
-        checkpoints = Checkpoints(tmp_path / "run")
+        checkpoints = Checkpoints(tmp_path / "run", "accuracy")
         checkpoints.save_weights(state)
         checkpoints.close()
         run.write_description(tmp_path / "run", config, ("cat", "dog", "owl"))
