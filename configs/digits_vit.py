@@ -19,7 +19,7 @@ def get_config():
     config.data.augment.crop, config.data.augment.pad = "pad", 1
     config.data.augment.mixup = 0.8
     config.best_metric = "loss"  # the accuracy on 144 images is too coarse to choose by
-    config.epochs = 60.0
+    config.epochs = 100.0
     config.batch_size = 64
     config.eval_every = 400
     config.log_every = 100

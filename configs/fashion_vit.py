@@ -19,11 +19,11 @@ def get_config():
     config.data.train, config.data.validation = "train[:55000]", "train[55000:]"
     config.data.image_size, config.data.channels = (28, 28), 1
     config.data.augment.flip = True
-    config.data.augment.crop, config.data.augment.pad = "pad", 2
-    config.epochs = 30.0
+    config.epochs = 25.0
+    config.batch_size = 64
     config.log_every = 100
-    config.optimizer.learning_rate = 1.5e-3
-    config.optimizer.warmup_steps = 800
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 500
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
     return config

@@ -29,7 +29,7 @@ def drop_later_rows(path: Path, step: int) -> None:
 
 
 class RunLog:
-    """Writes a run's numbers and messages; only the first process writes.
+    """Writes a run's numbers and messages.
 
     On a terminal a progress bar shows the newest numbers; elsewhere each row is a plain line. train.log gets the lines
     either way.
@@ -37,11 +37,8 @@ class RunLog:
 
     def __init__(self, workdir: Path, start: int, steps: int):
         self.console = Console(highlight=False)
-        self._active = jax.process_index() == 0
         self._progress = None
         self._steps = steps
-        if not self._active:
-            return
         drop_later_rows(workdir / "metrics.jsonl", start)
         self._jsonl = (workdir / "metrics.jsonl").open("a", buffering=1)
         self._file = (workdir / "train.log").open("a", buffering=1)
@@ -60,14 +57,11 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Shows a line and keeps it in train.log."""
-        if self._active:
-            self.console.print(text, markup=False, soft_wrap=True)
-            self._log_line(text)
+        self.console.print(text, markup=False, soft_wrap=True)
+        self._log_line(text)
 
     def table(self, rows: dict[str, str]) -> None:
         """Shows the closing table, and keeps its rows in train.log."""
-        if not self._active:
-            return
         if self._progress is not None:
             self._progress.stop()
         table = Table(show_header=False)
@@ -81,8 +75,6 @@ class RunLog:
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records the numbers of a split ("train", "validation") after `step` steps."""
-        if not self._active:
-            return
         self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
@@ -99,8 +91,6 @@ class RunLog:
             self._progress.print(line, markup=False)
 
     def close(self) -> None:
-        if not self._active:
-            return
         if self._progress is not None:
             self._progress.stop()
         self._jsonl.close()
