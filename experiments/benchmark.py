@@ -58,7 +58,8 @@ def layouts(args) -> None:
     x = jax.random.normal(jax.random.key(0), (args.batch, args.tokens, args.width))
     groups = {
         "attention": {
-            f"kernel {kernel}": MultiHeadAttention(args.heads, kernel=kernel) for kernel in ("head_major", "xla")
+            f"kernel {kernel}": MultiHeadAttention(args.heads, args.width, kernel=kernel)
+            for kernel in ("head_major", "xla")
         },
         "MLP": {"tokens flattened": MLP(4 * args.width), "nn.Dense on (B, N, D)": _DenseMLP(4 * args.width)},
     }

@@ -98,12 +98,17 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
     import tensorflow_datasets as tfds
 
     builder_class = builders.load(name)
-    if config or version not in (None, str(builder_class.VERSION)):
-        raise UserError(f"our data set '{name}' has no configs and one version: write tfds:{name}")
-    path = root / name / str(builder_class.VERSION)
+    configs = tuple(builder_class.builder_configs)
+    if config not in (None, *configs):
+        known = nearest(config, configs) if configs else "it has none"
+        raise UserError(f"our data set '{name}' has no config '{config}': {known}")
+    if version not in (None, str(builder_class.VERSION)):
+        raise UserError(f"our data set '{name}' has one version: write tfds:{name}")
+    config = config or next(iter(configs), None)
+    path = root / name / (config or "") / str(builder_class.VERSION)
     if not path.exists():
         tfds.disable_progress_bar()  # these take seconds
-        builder = builder_class(data_dir=root, file_format="array_record")
+        builder = builder_class(config=config, data_dir=root, file_format="array_record")
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download; there is none
                 builder.download_and_prepare()

@@ -4,10 +4,9 @@ import functools
 import gzip
 import logging
 import os
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -15,14 +14,14 @@ import numpy as np
 
 from attnjax.data.decode import DAMAGE, decode_image
 from attnjax.data.prepared import open_prepared
-from attnjax.errors import UserError, nearest
+from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.errors import UserError
 
 Images = np.ndarray | list[np.ndarray]
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
 CACHE_BYTES = 2**30
 
-_SPLIT = re.compile(r"(?P<name>\w[\w.-]*)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 
@@ -78,52 +77,23 @@ def open_source(
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     if channels not in (1, 3):
         raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
-    name, start, stop = _parse_split(split)
+    name, start, stop = parse_split(split)
     decode = functools.partial(_decoded, channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
     source = _OPENERS[kind](place, name, channels=channels, decode=decode, data_dir=data_dir)
-    return _slice(source, _position(start, len(source), 0, split), _position(stop, len(source), len(source), split))
+    return _slice(source, position(start, len(source), 0, split), position(stop, len(source), len(source), split))
 
 
 # Splits
 
 
-def _parse_split(split: str) -> tuple[str, str | None, str | None]:
-    match = _SPLIT.fullmatch(split)
-    if not match:
-        raise UserError(f"'{split}' is not a split: write train, train[:90%], train[90%:] or train[100:200]")
-    return match["name"], match["start"], match["stop"]
-
-
-def _position(bound: str | None, length: int, default: int, split: str) -> int:
-    """Turns one end of a slice into an index; a percentage is rounded to the nearest example."""
-    if bound is None:
-        return default
-    if bound.endswith("%"):
-        percent = int(bound[:-1])
-        # -10% is made 90%, so that both round to the same place.
-        position = round((percent + 100 if bound[0] == "-" else percent) * length / 100)
-    else:
-        position = int(bound) + (length if bound[0] == "-" else 0)
-    if not 0 <= position <= length:
-        raise UserError(f"split '{split}' goes beyond the {length} examples there are")
-    return position
-
-
 def _slice(source: ImageSource, start: int, stop: int) -> ImageSource:
-    if start >= stop:
-        raise UserError(f"the split is empty: it runs from {start} to {stop} of {len(source)} examples")
+    check_not_empty(start, stop, len(source))
     return replace(
         source,
         length=stop - start,
         load=lambda indices: source.load(np.asarray(indices) + start),
         name=lambda index: source.name(index + start),
     )
-
-
-def _check_split(split: str, known: Iterable[str], place: str) -> None:
-    known = tuple(known)
-    if split not in known:
-        raise UserError(f"{place} has no split '{split}': {nearest(split, known)}")
 
 
 # Encoded images
@@ -177,7 +147,7 @@ def _open_tfds(dataset: str, split: str, *, decode: Callable, data_dir: str, **_
 
     builder = open_prepared(dataset, data_dir)
     info = builder.info
-    _check_split(split, info.splits, f"tfds:{dataset}")
+    check_split(split, info.splits, f"tfds:{dataset}")
     image_key, label_key = _supervised_keys(info, dataset)
     records = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
 
@@ -267,7 +237,7 @@ def _class_folders(files: list[PurePosixPath], split: str, place: str) -> dict[s
     if flat:
         raise UserError(f"{place} mixes SPLIT/CLASS/FILE with CLASS/FILE: move {flat[0]} into a class folder")
     by_split = {name: _group(members, level=1) for name, members in _group(files, level=0).items()}
-    _check_split(split, by_split, place)
+    check_split(split, by_split, place)
     for other, classes in by_split.items():
         differing = sorted(set(classes) ^ set(by_split[split]))
         if differing:
@@ -294,7 +264,7 @@ def _group(files: list[PurePosixPath], level: int) -> dict[str, list[PurePosixPa
 
 
 def _open_idx(place: str, split: str, *, channels: int, **_) -> ImageSource:
-    _check_split(split, _IDX_PREFIX, f"idx:{place}")
+    check_split(split, _IDX_PREFIX, f"idx:{place}")
     folder = Path(place).expanduser()
     images_file = _idx_file(folder, f"{_IDX_PREFIX[split]}-images-idx3-ubyte")
     labels_file = _idx_file(folder, f"{_IDX_PREFIX[split]}-labels-idx1-ubyte")

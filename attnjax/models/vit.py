@@ -87,6 +87,7 @@ class ViT(nn.Module):
                 num_heads=self.num_heads,
                 mlp_dim=self.mlp_dim,
                 dropout=self.dropout,
+                hidden_dropout=self.dropout,
                 attention_dropout=self.attention_dropout,
                 drop_path=self.drop_path * i / max(1, self.depth - 1),
                 activation=self.activation,

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from attnjax.errors import UserError
 from attnjax.nn.linear import Linear, linear
 
+Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
+
 KERNELS = ("auto", "head_major", "xla", "cudnn")
 
 
@@ -58,51 +60,87 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2): self-attention, or cross-attention when given `x_kv`.
 
     Call with x_q (B, Q, D), optionally x_kv (B, K, D'), mask and bias broadcastable to (B, H, Q, K), mask True = may
-    attend; returns (B, Q, out_features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are
-    sown as "attention" (before dropout). Active dropout needs the rng "dropout".
+    attend; returns (B, Q, features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are sown as
+    "attention" (before dropout). Active dropout needs the rng "dropout".
+
+    For decoding step by step, a cache holds keys and values (B, H, K, d): `start_cache`, `keys_and_values`, `step` and
+    `look_up`.
     """
 
     num_heads: int
-    qkv_features: int | None = None  # all heads together; the query's width
-    out_features: int | None = None  # the query's width
+    features: int  # of the output
+    qkv_features: int | None = None  # all heads together; default: features
     dropout: float = 0.0  # on the weights, drawn for each of them
     use_bias: bool = True
     kernel: str = "auto"
     dtype: str = "float32"
 
-    @nn.compact
-    def __call__(self, x_q, x_kv=None, *, mask=None, bias=None, train: bool = False):
-        width = self.qkv_features or x_q.shape[-1]
+    def setup(self):
+        width = self.qkv_features or self.features
         if width % self.num_heads:
             raise UserError(f"attention width {width} is not divisible by {self.num_heads} heads")
         if self.kernel not in KERNELS:
             raise UserError(f"unknown attention kernel '{self.kernel}'. Known: {', '.join(KERNELS)}")
-        head_dim = width // self.num_heads
+        self.head_dim = width // self.num_heads
+        self.query, self.key, self.value = (
+            Linear((self.num_heads, self.head_dim), use_bias=self.use_bias) for _ in range(3)
+        )
+        self.out = Linear(self.features, in_axes=2, use_bias=self.use_bias, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x_q, x_kv=None, *, mask=None, bias=None, train: bool = False):
         if x_kv is None:
-            q_BQHd, k_BKHd, v_BKHd = self._project(x_q, ("query", "key", "value"), head_dim)
+            q_BQHd, k_BKHd, v_BKHd = self._project(x_q, self.query, self.key, self.value)
         else:
-            (q_BQHd,) = self._project(x_q, ("query",), head_dim)
-            k_BKHd, v_BKHd = self._project(x_kv, ("key", "value"), head_dim)
+            (q_BQHd,) = self._project(x_q, self.query)
+            k_BKHd, v_BKHd = self._project(x_kv, self.key, self.value)
 
         dropping = train and self.dropout > 0
         wants_weights = dropping or self.is_mutable_collection("intermediates")
-        kernel = choose_kernel(jax.default_backend(), self.dtype, head_dim) if self.kernel == "auto" else self.kernel
+        kernel = self.kernel
+        if kernel == "auto":
+            kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim)
         if kernel == "head_major" or wants_weights:
             q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(1, 2) for x in (q_BQHd, k_BKHd, v_BKHd))
             weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=mask, bias=bias)
             self.sow("intermediates", "attention", weights_BHQK)
-            weights_BHQK = nn.Dropout(self.dropout)(weights_BHQK, deterministic=not dropping)
-            y_BQHd = (weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(1, 2)
-        else:
-            y_BQHd = fused_attention(q_BQHd, k_BKHd, v_BKHd, mask=mask, bias=bias, kernel=kernel)
-        out_features = self.out_features or x_q.shape[-1]
-        return Linear(out_features, in_axes=2, use_bias=self.use_bias, dtype=self.dtype, name="out")(y_BQHd)
+            weights_BHQK = self.drop(weights_BHQK, deterministic=not dropping)
+            return self._combine(weights_BHQK, v_BHKd)
+        return self.out(fused_attention(q_BQHd, k_BKHd, v_BKHd, mask=mask, bias=bias, kernel=kernel))
 
-    def _project(self, x, names, head_dim):
-        """Returns a projection (B, N, H, d) of x per name, all by one product, which reads x once."""
-        layers = [Linear((self.num_heads, head_dim), use_bias=self.use_bias, name=name) for name in names]
+    def start_cache(self, batch: int, length: int) -> Cache:
+        """Returns an empty cache for `length` steps of self-attention."""
+        shape = (batch, self.num_heads, length, self.head_dim)
+        return {name: jnp.zeros(shape, self.dtype) for name in ("key", "value")}
+
+    def keys_and_values(self, x_kv) -> Cache:
+        """Returns the cache of a memory (B, K, D') that stays the same over all steps."""
+        key, value = self._project(x_kv, self.key, self.value)
+        return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
+
+    def step(self, x, cache: Cache, position) -> tuple[jax.Array, Cache]:
+        """Self-attention of one token: x (B, 1, D) at `position` () int32 sees itself and the positions before it."""
+        q_BQHd, k_BKHd, v_BKHd = self._project(x, self.query, self.key, self.value)
+        new = {"key": k_BKHd.swapaxes(1, 2), "value": v_BKHd.swapaxes(1, 2)}
+        cache = {name: jax.lax.dynamic_update_slice_in_dim(cache[name], new[name], position, axis=2) for name in cache}
+        seen = jnp.arange(cache["key"].shape[2]) <= position
+        return self._attend_cached(q_BQHd, cache, seen), cache
+
+    def look_up(self, x_q, cache: Cache, *, mask=None):
+        """Cross-attention from x_q (B, Q, D) to the keys and values of a memory."""
+        (q_BQHd,) = self._project(x_q, self.query)
+        return self._attend_cached(q_BQHd, cache, mask)
+
+    def _attend_cached(self, q_BQHd, cache, mask):
+        return self._combine(attention_weights(q_BQHd.swapaxes(1, 2), cache["key"], mask=mask), cache["value"])
+
+    def _combine(self, weights_BHQK, v_BHKd):
+        return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(1, 2))
+
+    def _project(self, x, *layers):
+        """Returns each layer's projection (B, N, H, d) of x, all by one product, which reads x once."""
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
         kernel_DPHd = jnp.stack(kernels, axis=1)
         bias_PHd = jnp.stack(biases) if self.use_bias else None
         y_BNPHd = linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)
-        return [y_BNPHd[:, :, i] for i in range(len(names))]
+        return [y_BNPHd[:, :, i] for i in range(len(layers))]

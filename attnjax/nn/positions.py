@@ -1,9 +1,32 @@
-"""Position embeddings: learned tables and their resizing to another grid."""
+"""Position embeddings: sinusoids, learned tables, and the resizing of tables to another grid."""
 
 import flax.linen as nn
 import numpy as np
 
 from attnjax.errors import UserError, nearest
+
+# form -> (angular frequencies (d/2,) of width d, number of the first position)
+SINUSOIDS = {
+    "interleaved": (lambda d: 10000.0 ** (-np.arange(0, d, 2) / d), 0),  # Vaswani et al. 2017, section 3.5
+    "concatenated": (lambda d: 10000.0 ** (-np.arange(0, d, 2) / d), 0),  # Marian: all sines, then all cosines
+    "fairseq": (lambda d: 10000.0 ** (-np.arange(d // 2) / (d // 2 - 1)), 2),  # and tensor2tensor, from 0
+}
+
+
+def sinusoids(length: int, width: int, form: str = "interleaved") -> np.ndarray:
+    """Returns the table of sinusoidal positions (length, width) float32, computed in float64.
+
+    "interleaved" is the paper's, sin and cos alternating; "concatenated" and "fairseq" have all sines first, the latter
+    with other frequencies and counting from 2. UserError for an odd width.
+    """
+    if form not in SINUSOIDS:
+        raise UserError(f"unknown sinusoid form '{form}', {nearest(form, SINUSOIDS)}")
+    if width % 2:
+        raise UserError(f"sinusoidal positions need an even width, got {width}")
+    frequencies, first = SINUSOIDS[form]
+    angles = (np.arange(length) + first)[:, None] * frequencies(width)
+    axis = -1 if form == "interleaved" else -2
+    return np.stack([np.sin(angles), np.cos(angles)], axis).reshape(length, width).astype(np.float32)
 
 
 class LearnedPositions(nn.Module):

@@ -48,7 +48,7 @@ def random_params(module, *args):
 @pytest.mark.parametrize("biased", [False, True])
 def test_cross_attention_equals_the_definition(inputs, kernel, masked, biased):
     x_q, x_kv, mask, bias = inputs
-    module = MultiHeadAttention(H, kernel=kernel)
+    module = MultiHeadAttention(H, D, kernel=kernel)
     params = random_params(module, x_q, x_kv)
     options = dict(mask=mask if masked else None, bias=bias if biased else None)
     expected = reference(jax.tree.map(np.asarray, params["params"]), np.asarray(x_q), np.asarray(x_kv), **options)
@@ -57,14 +57,14 @@ def test_cross_attention_equals_the_definition(inputs, kernel, masked, biased):
 
 def test_self_attention_is_cross_attention_with_itself(inputs):
     x = inputs[0]
-    module = MultiHeadAttention(H)
+    module = MultiHeadAttention(H, D)
     params = random_params(module, x)
     np.testing.assert_allclose(module.apply(params, x), module.apply(params, x, x), atol=1e-5)
 
 
 def test_self_attention_is_permutation_equivariant(inputs):
     x = inputs[1]
-    module = MultiHeadAttention(H)
+    module = MultiHeadAttention(H, D)
     params = random_params(module, x)
     order = np.random.default_rng(0).permutation(K)
     np.testing.assert_allclose(module.apply(params, x[:, order]), module.apply(params, x)[:, order], atol=1e-5)
@@ -72,7 +72,7 @@ def test_self_attention_is_permutation_equivariant(inputs):
 
 def test_masked_keys_cannot_be_seen_and_gradients_stay_finite(inputs):
     x_q, x_kv, mask, _ = inputs
-    module = MultiHeadAttention(H)
+    module = MultiHeadAttention(H, D)
     params = random_params(module, x_q, x_kv)
     mask = mask.at[:, :, :, 3].set(False)
     gradient = jax.grad(lambda x: (module.apply(params, x_q, x, mask=mask) ** 2).sum())(x_kv)
@@ -84,7 +84,7 @@ def test_masked_keys_cannot_be_seen_and_gradients_stay_finite(inputs):
 @pytest.mark.parametrize("kernel", ["head_major", "xla"])
 def test_weights_come_out_as_intermediates(inputs, kernel):
     x_q, x_kv, mask, _ = inputs
-    module = MultiHeadAttention(H, kernel=kernel)
+    module = MultiHeadAttention(H, D, kernel=kernel)
     params = random_params(module, x_q, x_kv)
     _, state = module.apply(params, x_q, x_kv, mask=mask, mutable=["intermediates"])
     (weights,) = state["intermediates"]["attention"]
@@ -94,21 +94,21 @@ def test_weights_come_out_as_intermediates(inputs, kernel):
 
 def test_dropout_differs_by_example_and_head_and_is_off_in_evaluation():
     x = jnp.ones((B, Q, D))
-    module = MultiHeadAttention(H, dropout=0.5)
+    module = MultiHeadAttention(H, D, dropout=0.5)
     params = random_params(module, x)
     one = module.apply(params, x, train=True, rngs={"dropout": jax.random.key(0)})
     assert not np.allclose(one[0], one[1])
-    np.testing.assert_allclose(module.apply(params, x), MultiHeadAttention(H).apply(params, x))
+    np.testing.assert_allclose(module.apply(params, x), MultiHeadAttention(H, D).apply(params, x))
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_weights(inputs):
     x = inputs[0]
-    module = MultiHeadAttention(H, dtype="bfloat16")
+    module = MultiHeadAttention(H, D, dtype="bfloat16")
     params = module.init(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     y = module.apply(params, x)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(y, MultiHeadAttention(H).apply(params, x), atol=0.05)
+    np.testing.assert_allclose(y, MultiHeadAttention(H, D).apply(params, x), atol=0.05)
 
 
 def test_the_kernel_follows_the_backend():
@@ -121,6 +121,6 @@ def test_the_kernel_follows_the_backend():
 
 def test_bad_fields_are_named(inputs):
     with pytest.raises(UserError, match="12 is not divisible by 5 heads"):
-        MultiHeadAttention(5).init(jax.random.key(0), inputs[0])
+        MultiHeadAttention(5, D).init(jax.random.key(0), inputs[0])
     with pytest.raises(UserError, match="head_major"):
-        MultiHeadAttention(3, kernel="flash").init(jax.random.key(0), inputs[0])
+        MultiHeadAttention(3, D, kernel="flash").init(jax.random.key(0), inputs[0])

@@ -1,0 +1,61 @@
+"""Numbers spelled out in two languages by num2words: exact translations without end, from a small vocabulary."""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+LARGEST = 999_999
+ALWAYS_TRAINED = 100  # the numbers below, of which the others are made
+SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
+SPLIT_SEED = 0
+
+PAIRS = (("en", "de"), ("en", "fr"), ("en", "nl"), ("en", "da"), ("de", "fr"))
+
+
+class Numwords(tfds.core.GeneratorBasedBuilder):
+    """22,000 distinct numbers from 0 to 999,999, spelled out in two languages: "twenty-one", "einundzwanzig".
+
+    A config is a pair of languages, `en_de` where none is named. All have the same numbers: 20,000 to train, with
+    all below 100 among them, 1,000 to validate and 1,000 to test, which no other split holds. In German, Dutch and
+    Danish the ones stand before the tens; French counts from 70 to 99 by scores.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="_".join(pair), description=f"Languages {pair[0]} and {pair[1]}.")
+        for pair in PAIRS
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        languages = self._languages()
+        # `dataset_info_from_configs` would look for the metadata files of TFDS's own package layout.
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.Translation(languages),
+            supervised_keys=languages,
+            homepage="https://github.com/savoirfairelinux/num2words",
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # the words come from num2words
+        return {split: self._generate_examples(numbers) for split, numbers in split_numbers().items()}
+
+    def _generate_examples(self, numbers):
+        from num2words import num2words
+
+        for number in numbers.tolist():
+            yield number, {language: num2words(number, lang=language) for language in self._languages()}
+
+    def _languages(self) -> tuple[str, str]:
+        return tuple(self.builder_config.name.split("_"))
+
+
+def split_numbers() -> dict[str, np.ndarray]:
+    """Returns the numbers of each split, int64, the same for all pairs of languages."""
+    # RandomState's streams are frozen for good, unlike default_rng's.
+    drawn = np.random.RandomState(SPLIT_SEED).permutation(np.arange(ALWAYS_TRAINED, LARGEST + 1))
+    train, validation, test = np.split(
+        drawn[: sum(SIZES.values()) - ALWAYS_TRAINED],
+        [SIZES["train"] - ALWAYS_TRAINED, SIZES["train"] + SIZES["validation"] - ALWAYS_TRAINED],
+    )
+    return {"train": np.concatenate([np.arange(ALWAYS_TRAINED), train]), "validation": validation, "test": test}

@@ -1,0 +1,193 @@
+"""Subword vocabularies by sentencepiece."""
+
+import io
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from attnjax.errors import UserError, nearest
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+
+KINDS = ("bpe", "unigram")
+
+_TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
+_TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+
+# sentencepiece has one random generator for the process.
+_sampling_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draws a sentence's subwords anew in every epoch of training; off by default.
+
+    With BPE, `alpha` is the share of merges left out (BPE-dropout, Provilkov et al. 2020; they take 0.1). With
+    unigram it is the exponent of the segmentations' probabilities, and `nbest` the number to draw from, -1 for all
+    (subword regularisation, Kudo 2018; 0.1 or 0.2 with -1).
+    """
+
+    alpha: float = 0.0
+    nbest: int = -1
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}: it should be from 0 (no sampling) to 1")
+        if self.nbest != -1 and self.nbest < 2:
+            raise UserError(f"nbest is {self.nbest}: it should be 2 or more, or -1 for all")
+
+    def __bool__(self) -> bool:
+        return self.alpha > 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The subwords of the source and of the target language: the same object twice where they are joint.
+
+    Ids 0 to 3 are pad, bos, eos and unk.
+    """
+
+    source: SentencePieceProcessor
+    target: SentencePieceProcessor
+
+    @property
+    def joint(self) -> bool:
+        return self.source is self.target
+
+
+def train_vocabulary(
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    size: int,
+    kind: str = "bpe",
+    joint: bool = True,
+    lowercase: bool = False,
+    coverage: float = 1.0,
+) -> Vocabulary:
+    """Learns `size` subwords, the four special ones among them, from the sentences to train on.
+
+    `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
+    together, separate ones have `size` subwords each. Text is normalised by NFKC; `lowercase` folds its case too, for
+    good. Characters beyond the share `coverage` of all become unk. The same sentences give the same bytes.
+
+    Raises:
+        UserError: a size that the sentences do not support, with the size they would; an unknown kind.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")
+    if not 0.9 <= coverage <= 1:
+        raise UserError(f"coverage is {coverage}: it should be from 0.9 to 1.0, the share of characters to keep")
+    options = {
+        "vocab_size": size,
+        "model_type": kind,
+        "character_coverage": coverage,
+        "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+    }
+    if joint:
+        both = _train([*source, *target], options, "the sentences of both languages")
+        return Vocabulary(both, both)
+    return Vocabulary(
+        _train(source, options, "the sentences of the source language"),
+        _train(target, options, "the sentences of the target language"),
+    )
+
+
+def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    """Writes `joint.model`, or `source.model` and `target.model`, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("joint",) if vocabulary.joint else ("source", "target")
+    for name, model in zip(names, (vocabulary.source, vocabulary.target), strict=False):
+        (folder / f"{name}.model").write_bytes(model.serialized_model_proto())
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """Reads what `save_vocabulary` wrote; UserError if it is not there, damaged or has other special ids."""
+    joint, source, target = (folder / f"{name}.model" for name in ("joint", "source", "target"))
+    if joint.is_file():
+        both = _load(joint)
+        return Vocabulary(both, both)
+    if not (source.is_file() and target.is_file()):
+        raise UserError(f"no vocabulary in {folder}: it should hold joint.model, or source.model and target.model")
+    return Vocabulary(_load(source), _load(target))
+
+
+def encode(
+    model: SentencePieceProcessor, sentences: Sequence[str], sampling: Sampling | None = None, seed: Iterable[int] = (0,)
+) -> list[list[int]]:
+    """Returns the ids of each sentence, without bos and eos; with `sampling`, drawn by `seed` and the whole list.
+
+    Raises:
+        UserError: `nbest` with a BPE vocabulary, which has no such list.
+    """
+    if not sampling:
+        return model.encode(list(sentences), num_threads=1)
+    if sampling.nbest != -1 and not _has_nbest(model):
+        raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
+    state = int(np.random.SeedSequence(tuple(seed)).generate_state(1, np.uint32)[0])
+    # One thread, as several would share the random stream out by chance.
+    with _sampling_lock:
+        sentencepiece.set_random_generator_seed(state)
+        return model.encode(
+            list(sentences), enable_sampling=True, alpha=sampling.alpha, nbest_size=sampling.nbest, num_threads=1
+        )
+
+
+def decode(model: SentencePieceProcessor, ids: Iterable[Sequence[int]]) -> list[str]:
+    """Returns the plain text of each row of ids up to its first eos; pad and bos have none, unk is " ⁇ "."""
+    rows = [np.asarray(row, np.int64).tolist() for row in ids]
+    return model.decode([row[: row.index(EOS)] if EOS in row else row for row in rows])
+
+
+def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePieceProcessor:
+    model = io.BytesIO()
+    longest = max((len(sentence.encode()) for sentence in sentences), default=0)
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            pad_id=PAD,
+            bos_id=BOS,
+            eos_id=EOS,
+            unk_id=UNK,
+            pad_piece="<pad>",
+            max_sentence_length=longest + 1,  # it would leave out longer ones
+            num_threads=1,  # part of the result
+            minloglevel=2,
+            **options,
+        )
+    except RuntimeError as error:
+        raise UserError(_training_error(str(error), options["vocab_size"], place)) from error
+    return SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def _training_error(message: str, size: int, place: str) -> str:
+    if found := _TOO_LARGE.search(message):
+        return f"a vocabulary of {size} is too large for {place}: the largest possible is {found[1]}"
+    if found := _TOO_SMALL.search(message):
+        return f"a vocabulary of {size} is too small for {place}: their characters alone take {found[1]}"
+    return f"sentencepiece cannot learn a vocabulary of {size} from {place}: {message}"
+
+
+def _load(path: Path) -> SentencePieceProcessor:
+    try:
+        model = SentencePieceProcessor(model_proto=path.read_bytes())
+        ids = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot read vocabulary {path}: {error}") from error
+    if ids != (PAD, BOS, EOS, UNK):
+        raise UserError(f"vocabulary {path} has pad, bos, eos, unk as {ids}: they should be 0, 1, 2, 3")
+    return model
+
+
+def _has_nbest(model: SentencePieceProcessor) -> bool:
+    try:
+        return bool(model.nbest_encode_as_ids("a", 1))
+    except RuntimeError:
+        return False

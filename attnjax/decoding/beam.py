@@ -1,0 +1,117 @@
+"""Beam search by fairseq's rules (`fairseq/sequence_generator.py`), whose published cases it reproduces.
+
+Shapes: B batch, K beams, L maximum length, V vocabulary.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from attnjax.decoding.options import Options
+from attnjax.decoding.score import Hypotheses, normalise
+from attnjax.decoding.steps import batch_size, expand, forced_tokens, next_log_probs
+
+
+def beam_search(step, cache, options: Options, *, max_lengths=None, prefix=None) -> Hypotheses:
+    """Returns the best hypotheses found, all different, best first: Hypotheses (B, n_best).
+
+    Each step takes the 2K likeliest continuations of the K open hypotheses, by summed log-probability. An eos among the
+    first K of them finishes a hypothesis (one further down is dropped); the first K that are not eos stay open. An
+    example is done when K hypotheses have finished, or none is open. Only then do length-normalised scores order them:
+    what might have finished later with a better score is not waited for, unlike with the bound of Wu et al. 2016,
+    section 7. A prefix with eos in it gives one hypothesis.
+
+    Args:
+      step, cache, max_lengths, prefix: as for `greedy`.
+    """
+    batch = batch_size(cache)
+    forced = forced_tokens(batch, options, max_lengths, prefix)
+
+    def advance(state):
+        beams, position = state.open, state.position
+        log_probs, cache = next_log_probs(step, state.cache, beams.tokens, position, forced, options)
+        parents, candidates = _continue(beams, log_probs, position)
+        ends = candidates.tokens[:, :, position] == options.eos  # (B, 2K)
+        finished = _finish(state.finished, candidates, ends, position + 1, options)
+        totals, stay = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.totals), options.beam_size)
+        beams = _take(candidates, stay).replace(totals=totals)
+        return _State(position + 1, _reorder(cache, _take(parents, stay)), beams, finished)
+
+    state = _start(expand(cache, options.beam_size), batch, options)
+    finished = jax.lax.while_loop(lambda state: state.searching.any(), advance, state).finished
+    _, best = jax.lax.top_k(finished.scores, options.n_best)
+    return _take(finished, best)
+
+
+@flax.struct.dataclass
+class _Beams:
+    tokens: jax.Array  # (B, K, L)
+    log_probs: jax.Array  # (B, K, L)
+    totals: jax.Array  # (B, K), summed log-probabilities; -inf for a beam that is not there
+
+
+@flax.struct.dataclass
+class _State:
+    position: jax.Array  # ()
+    cache: Any
+    open: _Beams
+    finished: Hypotheses  # (B, K), in the order of finishing
+
+    @property
+    def searching(self):
+        return jnp.isfinite(self.open.totals).any(-1) & (self.finished.lengths == 0).any(-1)  # (B,)
+
+
+def _start(cache, batch, options):
+    shape = (batch, options.beam_size, options.max_length)
+    tokens, log_probs = jnp.full(shape, options.pad, jnp.int32), jnp.zeros(shape)
+    nothing = jnp.full(shape[:2], -jnp.inf)
+    return _State(
+        position=jnp.zeros((), jnp.int32),
+        cache=cache,
+        open=_Beams(tokens, log_probs, nothing.at[:, 0].set(0.0)),  # all beams would start alike: only the first does
+        finished=Hypotheses(tokens, jnp.zeros(shape[:2], jnp.int32), nothing, log_probs),
+    )
+
+
+def _continue(beams, log_probs, position):
+    """Returns the 2K likeliest continuations, likeliest first: their parents (B, 2K), and themselves."""
+    batch, k, vocabulary_size = log_probs.shape
+    totals = (beams.totals[..., None] + log_probs).reshape(batch, -1)
+    totals, best = jax.lax.top_k(totals, 2 * k)
+    parents, token = best // vocabulary_size, best % vocabulary_size
+    log_prob = jnp.take_along_axis(log_probs.reshape(batch, -1), best, axis=1)
+    tokens = _take(beams.tokens, parents).at[:, :, position].set(token)
+    log_probs = _take(beams.log_probs, parents).at[:, :, position].set(log_prob)
+    return parents, _Beams(tokens, log_probs, totals)
+
+
+def _finish(finished, candidates, ends, length, options):
+    """Adds the candidates that end, among the first K, to the finished ones while there is room."""
+    batch, k = finished.lengths.shape
+    ends = (ends & jnp.isfinite(candidates.totals))[:, :k]
+    slots = (finished.lengths > 0).sum(1, keepdims=True) + jnp.cumsum(ends, axis=1) - 1
+    slots = jnp.where(ends, slots, k)  # out of range, and so dropped, as those are for which there is no room
+    new = Hypotheses(
+        tokens=candidates.tokens[:, :k],
+        lengths=jnp.full((batch, k), length),
+        scores=normalise(candidates.totals[:, :k], length, options),
+        log_probs=candidates.log_probs[:, :k],
+    )
+    rows = jnp.arange(batch)[:, None]
+    return jax.tree.map(lambda old, new: old.at[rows, slots].set(new, mode="drop"), finished, new)
+
+
+def _take(tree, index):
+    """Returns arrays (B, n, ...) taken from (B, m, ...) by index (B, n)."""
+    rows = jnp.arange(index.shape[0])[:, None]
+    return jax.tree.map(lambda x: x[rows, index], tree)
+
+
+def _reorder(cache, parents):
+    """Returns the cache (B * K, ...) with each hypothesis' row taken from its parent's, (B, K)."""
+    batch, k = parents.shape
+    rows = (jnp.arange(batch)[:, None] * k + parents).reshape(-1)
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0, mode="clip"), cache)

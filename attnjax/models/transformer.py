@@ -1,0 +1,181 @@
+"""The encoder-decoder Transformer (Vaswani et al. 2017)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.errors import UserError
+from attnjax.nn.blocks import DecoderBlock, EncoderBlock, layer_norm
+from attnjax.nn.linear import Linear
+from attnjax.nn.masks import causal_mask, padding_mask, segment_mask
+from attnjax.nn.positions import SINUSOIDS, sinusoids
+
+TIES = ("none", "decoder", "all")
+
+
+class Embedding(nn.Module):
+    """Token table (V, D), times sqrt(D) on input and as it is on output (Vaswani et al. 2017, section 3.4)."""
+
+    vocabulary: int
+    features: int
+    dtype: str = "float32"
+
+    def setup(self):
+        init = nn.initializers.normal(self.features**-0.5)
+        self.table = self.param("embedding", init, (self.vocabulary, self.features), "float32")
+
+    def __call__(self, tokens):
+        """Returns (..., D) for tokens (...) int32."""
+        return self.table.astype(self.dtype)[tokens] * self.features**0.5
+
+    def attend(self, x):
+        """Returns logits (..., V) float32."""
+        return x.astype(jnp.float32) @ self.table.T
+
+
+class Positions(nn.Module):
+    """Adds positions, sinusoidal or learned, to embedded tokens (B, N, D) at integer positions (B, N) or (N,)."""
+
+    kind: str  # one of SINUSOIDS, or "learned"
+    length: int
+    features: int
+    dtype: str = "float32"
+
+    def setup(self):
+        if self.kind != "learned" and self.kind not in SINUSOIDS:
+            raise UserError(f"unknown positions '{self.kind}'. Known: {', '.join([*SINUSOIDS, 'learned'])}")
+        if self.kind == "learned":
+            init = nn.initializers.normal(self.features**-0.5)
+            self.table = self.param("embedding", init, (self.length, self.features), "float32")
+        else:
+            self.table = sinusoids(self.length, self.features, self.kind)
+
+    def __call__(self, x, positions):
+        return x + jnp.asarray(self.table, self.dtype)[positions]
+
+
+class Transformer(nn.Module):
+    """Encoder-decoder Transformer: source (B, S), target input (B, T) int32 -> logits (B, T, vocabulary) float32.
+
+    Token 0 is padding. The target input starts with bos and is what the decoder reads; logits at t are for token t + 1.
+    TRANSFORMER_SIZES holds the paper's base and big and two smaller published ones. Packed rows bring their segments
+    (1, 2, ..., padding 0) and positions. To decode step by step: `encode`, `start_cache`, `step`.
+    """
+
+    source_vocabulary: int
+    target_vocabulary: int
+    width: int = 512
+    encoder_depth: int = 6
+    decoder_depth: int = 6
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    norm: str = "post"  # "pre" adds a final LayerNorm to encoder and decoder
+    positions: str = "interleaved"
+    max_length: int = 1024  # tokens of a sentence
+    tie: str = "all"  # "decoder": target table and output; "all": the source table too
+    dropout: float = 0.1  # on embeddings and on each branch
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation: str = "relu"
+    epsilon: float = 1e-6
+    attention_kernel: str = "auto"
+    dtype: str = "float32"
+
+    def setup(self):
+        if self.tie not in TIES:
+            raise UserError(f"unknown tie '{self.tie}'. Known: {', '.join(TIES)}")
+        if self.tie == "all" and self.source_vocabulary != self.target_vocabulary:
+            sizes = f"{self.source_vocabulary} and {self.target_vocabulary}"
+            raise UserError(f"tie=all needs one joint vocabulary, not {sizes} tokens; use tie=decoder or a joint one")
+        self.target_embedding = Embedding(self.target_vocabulary, self.width, self.dtype)
+        if self.tie == "all":
+            self.source_embedding = self.target_embedding
+        else:
+            self.source_embedding = Embedding(self.source_vocabulary, self.width, self.dtype)
+        if self.tie == "none":
+            self.output = Linear(self.target_vocabulary, use_bias=False)
+        self.source_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
+        self.target_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
+        options = dict(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            norm=self.norm,
+            dropout=self.dropout,
+            hidden_dropout=self.hidden_dropout,
+            attention_dropout=self.attention_dropout,
+            activation=self.activation,
+            epsilon=self.epsilon,
+            attention_kernel=self.attention_kernel,
+            dtype=self.dtype,
+        )
+        self.encoder = [EncoderBlock(**options) for _ in range(self.encoder_depth)]
+        self.decoder = [DecoderBlock(self.width, **options) for _ in range(self.decoder_depth)]
+        if self.norm == "pre":
+            self.encoder_norm = layer_norm(self.epsilon, self.dtype, None)
+            self.decoder_norm = layer_norm(self.epsilon, self.dtype, None)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self, source, target, *, source_segments=None, target_segments=None, positions=None, train: bool = False
+    ):
+        """`positions` are those of source (B, S) and of target (B, T), where they do not just count from 0."""
+        source_at, target_at = positions or (None, None)
+        memory = self.encode(source, segments=source_segments, positions=source_at, train=train)
+        mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source)
+        if target_segments is not None:
+            mask = mask & segment_mask(target_segments, target_segments)
+            memory_mask = segment_mask(target_segments, source_segments)
+        x = self._embed(target, self.target_embedding, self.target_positions, target_at, train)
+        for block in self.decoder:
+            x = block(x, memory, mask=mask, memory_mask=memory_mask, train=train)
+        return self._logits(x)
+
+    def encode(self, source, *, segments=None, positions=None, train: bool = False):
+        """Returns the memory (B, S, D) of a source (B, S)."""
+        mask = padding_mask(source) if segments is None else segment_mask(segments, segments)
+        x = self._embed(source, self.source_embedding, self.source_positions, positions, train)
+        for block in self.encoder:
+            x = block(x, mask=mask, train=train)
+        return self.encoder_norm(x) if self.norm == "pre" else x
+
+    def start_cache(self, source, length: int) -> dict[str, Any]:
+        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first."""
+        memory = self.encode(source)
+        layers = [block.start_cache(memory, length) for block in self.decoder]
+        return {"layers": layers, "memory_mask": padding_mask(source)}
+
+    def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
+        """Returns logits (B, V) for the token after `token` (B,) at `position` () int32, and the new cache."""
+        at = jnp.broadcast_to(position, (1,))
+        x = self._embed(token[:, None], self.target_embedding, self.target_positions, at, train=False)
+        layers = []
+        for block, layer in zip(self.decoder, cache["layers"], strict=True):
+            x, layer = block.step(x, layer, position, memory_mask=cache["memory_mask"])
+            layers.append(layer)
+        return self._logits(x)[:, 0], cache | {"layers": layers}
+
+    def _embed(self, tokens, embedding, add_positions, positions, train):
+        if tokens.shape[1] > self.max_length:
+            raise UserError(f"{tokens.shape[1]} tokens are more than the model's max_length={self.max_length}")
+        positions = jnp.arange(tokens.shape[1]) if positions is None else positions
+        x = add_positions(embedding(tokens), positions)
+        return self.drop(x, deterministic=not train)
+
+    def _logits(self, x):
+        x = self.decoder_norm(x) if self.norm == "pre" else x
+        return self.output(x.astype(jnp.float32)) if self.tie == "none" else self.target_embedding.attend(x)
+
+
+def _size(width, mlp_dim, num_heads, depth, dropout):
+    depths = dict(encoder_depth=depth, decoder_depth=depth)
+    return dict(width=width, mlp_dim=mlp_dim, num_heads=num_heads, dropout=dropout, **depths)
+
+
+TRANSFORMER_SIZES: dict[str, dict[str, Any]] = {
+    "base": _size(512, 2048, 8, 6, 0.1),
+    "big": _size(1024, 4096, 16, 6, 0.3),  # 0.1 for English to French
+    "iwslt": _size(512, 1024, 4, 6, 0.3),  # fairseq's transformer_iwslt_de_en
+    "tiny": _size(128, 256, 4, 4, 0.3),  # of Revisit-MMT's Multi30k baseline
+}

@@ -1,0 +1,152 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnjax.analysis.parameters import count
+from attnjax.errors import UserError
+from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
+from attnjax.nn.positions import sinusoids
+
+B, S, T, V = 3, 7, 5, 11
+SMALL = dict(width=8, mlp_dim=16, num_heads=2, encoder_depth=2, decoder_depth=2, max_length=16)
+
+
+def parameters(vocabularies, size, **changes):
+    model = Transformer(*vocabularies, **{**TRANSFORMER_SIZES[size], **changes})
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    return count(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens))
+
+
+@pytest.mark.parametrize(
+    ("vocabularies", "size", "changes", "expected"),
+    [
+        ((37_000, 37_000), "base", {}, 63_082_496),
+        ((32_768, 32_768), "base", {}, 60_915_712),
+        ((32_000, 32_000), "base", {"norm": "pre"}, 60_524_544),
+        ((37_000, 37_000), "big", {}, 214_245_376),
+        ((32_768, 32_768), "big", {}, 209_911_808),
+        ((32_000, 32_000), "big", {}, 209_125_376),
+        ((8_848, 6_632), "iwslt", {"tie": "decoder"}, 39_469_056),
+        ((9_715, 9_715), "tiny", {}, 1_325_056 + 9_715 * 128),
+    ],
+)
+def test_counts(vocabularies, size, changes, expected):
+    assert parameters(vocabularies, size, **changes) == expected
+
+
+@pytest.mark.parametrize("form", ["interleaved", "concatenated", "fairseq"])
+def test_sinusoids_are_the_published_formula(form):
+    table, width = sinusoids(50, 12, form), 12
+    for position in (0, 1, 17, 49):
+        for i in range(width // 2):
+            angle = (position + 2) / 10000 ** (i / 5) if form == "fairseq" else position / 10000 ** (2 * i / width)
+            sine, cosine = (2 * i, 2 * i + 1) if form == "interleaved" else (i, i + 6)
+            np.testing.assert_allclose(table[position, [sine, cosine]], [np.sin(angle), np.cos(angle)], atol=1e-7)
+
+
+def sentences(rng, length):
+    tokens = rng.integers(3, V, size=(B, length))
+    for row, end in enumerate((length, length - 2, length - 1)):
+        tokens[row, end:] = 0
+    return jnp.asarray(tokens, jnp.int32)
+
+
+@pytest.fixture(params=[("post", "interleaved", "all"), ("pre", "learned", "decoder"), ("post", "fairseq", "none")])
+def model(request):
+    norm, positions, tie = request.param
+    return Transformer(V, V, norm=norm, positions=positions, tie=tie, **SMALL)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return sentences(rng, S), sentences(rng, T)
+
+
+@pytest.fixture
+def params(model, batch):
+    return model.init(jax.random.key(0), *batch)
+
+
+def test_logits_depend_on_the_past_only(model, batch, params):
+    """Causality by gradients with respect to the embedded target."""
+    source, target = batch
+    shift = jnp.zeros((B, T, SMALL["width"]))
+
+    def logits(shift):
+        def add_shift(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            embedded = context.module.name == "target_positions" and context.method_name == "__call__"
+            return y + shift if embedded else y
+
+        with nn.intercept_methods(add_shift):
+            return model.apply(params, source, target)[0]
+
+    jacobian = np.abs(jax.jacobian(logits)(shift)).sum((1, 4))[:, 0]  # (T of the logits, T of the input)
+    np.testing.assert_array_equal(np.triu(jacobian, 1), 0)
+    assert (np.diag(jacobian) > 0).all() and jacobian[-1, 0] > 0
+
+
+def test_padding_is_not_seen(model, batch, params):
+    source, target = batch
+    logits = model.apply(params, source, target)
+    longer = jnp.pad(source, ((0, 0), (0, 4)))
+    np.testing.assert_allclose(model.apply(params, longer, target), logits, atol=1e-5)
+    alone = model.apply(params, source[1:2, : S - 2], target[1:2])
+    np.testing.assert_allclose(alone, logits[1:2], atol=1e-5)
+
+
+def test_stepping_with_a_cache_equals_reading_at_once(model, batch, params):
+    source, target = batch
+    expected = model.apply(params, source, target)
+    cache = model.apply(params, source, 9, method="start_cache")
+    assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
+    step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
+    for position in range(T):
+        logits, cache = step(cache, target[:, position], position)
+        np.testing.assert_allclose(logits, expected[:, position], atol=1e-5)
+
+
+def test_packed_rows_equal_single_ones(model, batch, params):
+    source, target = batch
+    first, second = slice(0, 1), slice(1, 2)
+    packed_source = jnp.concatenate([source[first], source[second, : S - 2], jnp.zeros((1, 3), jnp.int32)], 1)
+    packed_target = jnp.concatenate([target[first], target[second, : T - 2]], 1)
+    source_segments = jnp.array([[1] * S + [2] * (S - 2) + [0] * 3])
+    target_segments = jnp.array([[1] * T + [2] * (T - 2)])
+    positions = (
+        jnp.array([[*range(S), *range(S - 2), 0, 0, 0]]),
+        jnp.array([[*range(T), *range(T - 2)]]),
+    )
+    packed = model.apply(
+        params,
+        packed_source,
+        packed_target,
+        source_segments=source_segments,
+        target_segments=target_segments,
+        positions=positions,
+    )
+    single = model.apply(params, source, target)
+    np.testing.assert_allclose(packed[0, :T], single[0], atol=1e-5)
+    np.testing.assert_allclose(packed[0, T:], single[1, : T - 2], atol=1e-5)
+
+
+def test_dropout_needs_training(model, batch, params):
+    one = model.apply(params, *batch, train=True, rngs={"dropout": jax.random.key(0)})
+    two = model.apply(params, *batch, train=True, rngs={"dropout": jax.random.key(1)})
+    assert not np.allclose(one, two)
+
+
+def test_impossible_fields_are_named(batch):
+    for fields, message in [
+        (dict(tie="both"), "Known: none, decoder, all"),
+        (dict(positions="rotary"), "Known: interleaved"),
+        (dict(norm="middle"), "Known: pre, post"),
+        (dict(max_length=6), "7 tokens are more than the model's max_length=6"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Transformer(V, V, **{**SMALL, **fields}).init(jax.random.key(0), *batch)
+    with pytest.raises(UserError, match="tie=all needs one joint vocabulary, not 11 and 12 tokens"):
+        Transformer(V, V + 1, **SMALL).init(jax.random.key(0), *batch)
