@@ -1,0 +1,153 @@
+"""The recurrent encoder-decoder, with attention or without: what the Transformer replaced."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.errors import UserError
+from attnjax.nn.linear import Linear
+from attnjax.nn.masks import PAD
+from attnjax.nn.recurrent import AdditiveAttention, DotAttention, Recurrent
+
+ATTENTIONS = ("none", "dot", "additive")
+
+
+class DecoderStep(nn.Module):
+    """One step of the decoder: reads a token, updates the state, gives the features that the output layer reads.
+
+    Without attention: the state. "additive" (Bahdanau et al. 2015): the state before looks into the memory, the context
+    joins the cell's input; the features are state, context and token. "dot" (Luong et al. 2015): the new state looks
+    into the memory; the features are h = tanh(W [context, state]), which `input_feeding` gives to the next step.
+    """
+
+    cell: str
+    features: int
+    layers: int
+    attention: str
+    input_feeding: bool
+    dropout: float
+
+    def setup(self):
+        if self.attention not in ATTENTIONS:
+            raise UserError(f"unknown attention '{self.attention}'. Known: {', '.join(ATTENTIONS)}")
+        if self.input_feeding and self.attention != "dot":
+            raise UserError("input_feeding feeds what dot attention found: it needs attention=dot")
+        self.stack = [Recurrent(self.cell, self.features) for _ in range(self.layers)]
+        if self.attention == "additive":
+            self.look_up = AdditiveAttention(self.features)
+        elif self.attention == "dot":
+            self.look_up = DotAttention(self.features)
+            self.combine = Linear(self.features)
+        self.drop = nn.Dropout(self.dropout)
+
+    def start(self, states, memory, mask) -> dict[str, Any]:
+        """Returns the carry before the first token, from a state per layer, memory (B, S, M) and mask (B, S)."""
+        carry = {"states": states}
+        if self.attention != "none":
+            carry |= {"memory": memory, "keys": self.look_up.keys(memory), "mask": mask}
+        if self.input_feeding:
+            carry["fed"] = jnp.zeros((memory.shape[0], self.features))
+        return carry
+
+    def __call__(self, carry: dict[str, Any], token, train: bool):
+        """Returns the new carry and the features (B, F), for an embedded token (B, E)."""
+        x, context = token, None
+        if self.attention == "additive":
+            context = self._context(carry["states"][-1][0], carry)
+            x = jnp.concatenate([x, context], -1)
+        if self.input_feeding:
+            x = jnp.concatenate([x, carry["fed"]], -1)
+        states = []
+        for layer, state in zip(self.stack, carry["states"], strict=True):
+            state = layer.step(x, state)
+            states.append(state)
+            x = self.drop(state[0], deterministic=not train)
+        carry = carry | {"states": states}
+        if self.attention == "additive":
+            x = jnp.concatenate([x, context, token], -1)
+        elif self.attention == "dot":
+            x = jnp.tanh(self.combine(jnp.concatenate([self._context(x, carry), x], -1)))
+        return carry | ({"fed": x} if self.input_feeding else {}), x
+
+    def _context(self, query, carry):
+        context, weights = self.look_up(query, carry["memory"], carry["keys"], carry["mask"])
+        self.sow("intermediates", "attention", weights)
+        return context
+
+
+class RNN(nn.Module):
+    """Recurrent encoder-decoder: source (B, S), target input (B, T) int32 -> logits (B, T, vocabulary) float32.
+
+    Token 0 is padding. The target input starts with bos (teacher forcing); logits at t are for token t + 1. To decode
+    step by step: `start_cache` and `step`, as the Transformer's. The attention weights of a whole target come out as
+    the intermediate "attention" (B, T, S).
+    """
+
+    source_vocabulary: int
+    target_vocabulary: int
+    cell: str = "lstm"
+    embedding: int = 256
+    width: int = 512
+    layers: int = 1
+    bidirectional: bool = True  # the encoder
+    attention: str = "additive"
+    input_feeding: bool = False
+    dropout: float = 0.5
+
+    def setup(self):
+        self.source_embedding = nn.Embed(self.source_vocabulary, self.embedding)
+        self.target_embedding = nn.Embed(self.target_vocabulary, self.embedding)
+        self.forward = [Recurrent(self.cell, self.width) for _ in range(self.layers)]
+        if self.bidirectional:
+            self.backward = [Recurrent(self.cell, self.width) for _ in range(self.layers)]
+            self.bridge = Linear(self.width)  # from both directions' last states to the decoder's first
+        options = (self.cell, self.width, self.layers, self.attention, self.input_feeding, self.dropout)
+        self.decoder = DecoderStep(*options)
+        self.output = Linear(self.target_vocabulary)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, source, target, *, train: bool = False):
+        carry = self._start(source, train)
+        tokens = self.drop(self.target_embedding(target), deterministic=not train)
+        scan = nn.scan(
+            lambda decoder, carry, token: decoder(carry, token, train),
+            variable_broadcast="params",
+            variable_axes={"intermediates": 1},
+            split_rngs={"params": False, "dropout": True},
+            in_axes=1,
+            out_axes=1,
+        )
+        _, features = scan(self.decoder, carry, tokens)
+        return self.output(features)
+
+    def start_cache(self, source, length: int) -> dict[str, Any]:
+        """Encodes a source (B, S) and returns the state before the first token; every leaf has the batch first.
+
+        `length` is what a Transformer's cache must know; a recurrent state has one size whatever the length.
+        """
+        del length
+        return self._start(source, train=False)
+
+    def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
+        """Returns logits (B, V) for the token after `token` (B,), and the new cache; `position` plays no part."""
+        del position
+        cache, features = self.decoder(cache, self.target_embedding(token), False)
+        return self.output(features), cache
+
+    def _start(self, source, train):
+        mask = source != PAD
+        x = self.source_embedding(source)
+        states = []
+        for i in range(self.layers):
+            x = self.drop(x, deterministic=not train)
+            y, state = self.forward[i](x, mask)
+            if self.bidirectional:
+                back, back_state = self.backward[i](x, mask, reverse=True)
+                y = jnp.concatenate([y, back], -1)
+                both = zip(state, back_state, strict=True)
+                state = tuple(jnp.tanh(self.bridge(jnp.concatenate(pair, -1))) for pair in both)
+            x = y
+            states.append(state)
+        return self.decoder.start(states, x, mask)

@@ -1,0 +1,130 @@
+"""Recurrent layers over time, and attention as it was before the Transformer.
+
+Shape suffixes: B batch, S source positions, E width of the input, D width of the state, G gates.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from attnjax.errors import UserError, nearest
+from attnjax.nn.linear import Linear
+
+State = tuple[jax.Array, ...]  # (h,) or, for the LSTM, (h, c); each (B, D)
+
+
+def _elman(state, x, h):
+    return (jnp.tanh(x + h),)
+
+
+def _gru(state, x, h):
+    """Gates r, z, n in torch's order; the reset gate acts after the product, as in cuDNN."""
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
+    z = jax.nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n)
+    return ((1 - z) * n + z * state[0],)
+
+
+def _lstm(state, x, h):
+    """Gates i, f, g, o in torch's order."""
+    i, f, g, o = jnp.split(x + h, 4, -1)
+    c = jax.nn.sigmoid(f) * state[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+# cell -> (gates, arrays in its state, new state from the state and its and the input's products)
+CELLS: dict[str, tuple[int, int, Callable]] = {
+    "rnn": (1, 1, _elman),  # Elman 1990
+    "gru": (3, 1, _gru),  # Cho et al. 2014
+    "lstm": (4, 2, _lstm),  # Hochreiter & Schmidhuber 1997
+}
+
+
+class Recurrent(nn.Module):
+    """One layer of a recurrent network, with torch's two biases.
+
+    Over a sequence the products with the input are one matrix product before the scan; only what needs the state
+    before is left in it.
+    """
+
+    cell: str
+    features: int
+
+    def setup(self):
+        if self.cell not in CELLS:
+            raise UserError(f"unknown cell '{self.cell}', {nearest(self.cell, CELLS)}")
+        self.gates, self.arrays, self.update = CELLS[self.cell]
+        width = self.gates * self.features
+        self.input = Linear(width)
+        self.hidden = Linear(width, kernel_init=nn.initializers.orthogonal())
+
+    def start(self, batch: int) -> State:
+        """Returns the state of zeros."""
+        return (jnp.zeros((batch, self.features)),) * self.arrays
+
+    def step(self, x, state: State) -> State:
+        """Returns the state after an input (B, E); its first array is the output (B, D)."""
+        return self.update(state, self.input(x), self.hidden(state[0]))
+
+    def __call__(self, x, mask=None, *, reverse: bool = False):
+        """Returns outputs (B, S, D) and the last state, for inputs (B, S, E) and mask (B, S), True for tokens.
+
+        Over padding the state stays as it is and the output is zero; `reverse` goes from the last token to the first.
+        """
+        mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
+        kernel, bias = self.hidden.weights((self.features,))
+
+        def step(state, inputs):
+            x_BG, token_B = inputs
+            new = self.update(state, x_BG, state[0] @ kernel + bias)
+            state = jax.tree.map(lambda a, b: jnp.where(token_B[:, None], a, b), new, state)
+            return state, jnp.where(token_B[:, None], state[0], 0)
+
+        over_time = (self.input(x).swapaxes(0, 1), mask.swapaxes(0, 1))
+        state, outputs = jax.lax.scan(step, self.start(x.shape[0]), over_time, reverse=reverse)
+        return outputs.swapaxes(0, 1), state
+
+
+def _softmax(scores_BS, mask_BS):
+    return jax.nn.softmax(jnp.where(mask_BS, scores_BS, jnp.finfo(jnp.float32).min))
+
+
+class AdditiveAttention(nn.Module):
+    """Bahdanau et al. (2015, appendix A.1.2): score = v tanh(W query + U memory)."""
+
+    features: int
+
+    def setup(self):
+        self.query = Linear(self.features)
+        self.key = Linear(self.features, use_bias=False)
+        self.score = Linear(1, use_bias=False)
+
+    def keys(self, memory):
+        """Returns what of the memory (B, S, M) does not change from step to step, (B, S, features)."""
+        return self.key(memory)
+
+    def __call__(self, query, memory, keys, mask):
+        """Returns the context (B, M) and the weights (B, S), for a query (B, D), the memory and its mask (B, S)."""
+        scores = self.score(jnp.tanh(self.query(query)[:, None] + keys))[..., 0]
+        weights = _softmax(scores, mask)
+        return jnp.einsum("bs,bsm->bm", weights, memory), weights
+
+
+class DotAttention(nn.Module):
+    """Luong et al. (2015, equation 8, general): score = query W memory."""
+
+    features: int  # of the query
+
+    def setup(self):
+        self.key = Linear(self.features, use_bias=False)
+
+    def keys(self, memory):
+        """Returns W memory, (B, S, features)."""
+        return self.key(memory)
+
+    def __call__(self, query, memory, keys, mask):
+        """Returns the context (B, M) and the weights (B, S), for a query (B, D), the memory and its mask (B, S)."""
+        weights = _softmax(jnp.einsum("bd,bsd->bs", query, keys), mask)
+        return jnp.einsum("bs,bsm->bm", weights, memory), weights
