@@ -14,7 +14,7 @@ from attnjax import models
 
 def get_config():
     config = config_lib.classification()
-    config.model = models.fields("mlp", dropout=0.2)
+    config.model = models.fields("mlp", dropout=0.1)
     config.data.source = "idx:/usr/share/datasets/fashion-mnist"
     config.data.train, config.data.validation = "train[:55000]", "train[55000:]"
     config.data.image_size, config.data.channels = (28, 28), 1
@@ -24,5 +24,5 @@ def get_config():
     config.eval_every = 1000
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 500
-    config.optimizer.weight_decay = 0.01
+    config.optimizer.weight_decay = 0.1
     return config
