@@ -14,12 +14,15 @@ from attnjax import models
 
 def get_config():
     config = config_lib.classification()
-    config.model = models.fields("vit", patch_size=4, width=64, depth=6, num_heads=4, mlp_dim=128, position_std=0.5)
+    config.model = models.fields(
+        "vit", patch_size=4, width=64, depth=6, num_heads=4, mlp_dim=128, pool="average", position_std=0.5
+    )
     config.data.source = "idx:/usr/share/datasets/fashion-mnist"
     config.data.train, config.data.validation = "train[:55000]", "train[55000:]"
     config.data.image_size, config.data.channels = (28, 28), 1
     config.data.augment.flip = True
-    config.epochs = 25.0
+    config.data.augment.crop, config.data.augment.pad = "pad", 1
+    config.epochs = 32.0
     config.batch_size = 64
     config.log_every = 100
     config.optimizer.learning_rate = 1e-3

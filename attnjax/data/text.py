@@ -119,7 +119,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 
 
 def encode(
-    model: SentencePieceProcessor, sentences: Sequence[str], sampling: Sampling | None = None, seed: Iterable[int] = (0,)
+    model: SentencePieceProcessor,
+    sentences: Sequence[str],
+    sampling: Sampling | None = None,
+    seed: Iterable[int] = (0,),
 ) -> list[list[int]]:
     """Returns the ids of each sentence, without bos and eos; with `sampling`, drawn by `seed` and the whole list.
 
@@ -130,7 +133,7 @@ def encode(
         return model.encode(list(sentences), num_threads=1)
     if sampling.nbest != -1 and not _has_nbest(model):
         raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
-    state = int(np.random.SeedSequence(tuple(seed)).generate_state(1, np.uint32)[0])
+    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
     # One thread, as several would share the random stream out by chance.
     with _sampling_lock:
         sentencepiece.set_random_generator_seed(state)
@@ -171,7 +174,7 @@ def _training_error(message: str, size: int, place: str) -> str:
     if found := _TOO_LARGE.search(message):
         return f"a vocabulary of {size} is too large for {place}: the largest possible is {found[1]}"
     if found := _TOO_SMALL.search(message):
-        return f"a vocabulary of {size} is too small for {place}: their characters alone take {found[1]}"
+        return f"a vocabulary of {size} is too small for {place}: their characters and the special ids take {found[1]}"
     return f"sentencepiece cannot learn a vocabulary of {size} from {place}: {message}"
 
 

@@ -15,7 +15,7 @@ from attnjax.data.prepared import open_prepared
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
 from attnjax.errors import UserError, nearest
 
-_TEXT_FILE = re.compile(r"(?P<split>\w[\w.-]*)\.(?P<language>[\w-]+?)(\.gz)?")
+_TEXT_FILE = re.compile(r"(?P<split>\w[\w.-]*)\.(?P<language>[\w-]+)")
 _TSV = re.compile(r"(?P<file>.+):(?P<first>[\w-]+),(?P<second>[\w-]+)")
 
 
@@ -129,7 +129,7 @@ def _open_text(place: str, split: str, languages: tuple[str, str], data_dir: str
     del data_dir
     folder = Path(place).expanduser()
     files = [_text_file(folder, split, language) for language in languages]
-    sides = [_lines(_read(file), str(file)) for file in files]
+    sides = [[line.strip() for line in _lines(_read(file), str(file))] for file in files]
     if len(sides[0]) != len(sides[1]):
         raise UserError(
             f"{files[0]} has {len(sides[0])} lines but {files[1]} has {len(sides[1])}: "
@@ -147,7 +147,7 @@ def _text_file(folder: Path, split: str, language: str) -> Path:
     there = {
         (match["split"], match["language"])
         for path in folder.iterdir()
-        if path.is_file() and (match := _TEXT_FILE.fullmatch(path.name))
+        if path.is_file() and (match := _TEXT_FILE.fullmatch(path.name.removesuffix(".gz")))
     }
     if not there:
         raise UserError(f"no text files in {folder}: they should be named SPLIT.LANGUAGE or SPLIT.LANGUAGE.gz")
@@ -174,7 +174,7 @@ def _lines(data: bytes, place: str) -> list[str]:
         raise UserError(f"{place} is not UTF-8 text: line {line} holds byte 0x{data[error.start]:02x}") from None
     if not text.strip():
         raise UserError(f"{place} is empty")
-    return [line.strip(" \r") for line in text.removesuffix("\n").split("\n")]
+    return text.removesuffix("\n").split("\n")
 
 
 # TSV
@@ -184,7 +184,9 @@ def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str)
     del data_dir
     match = _TSV.fullmatch(place)
     if not match:
-        raise UserError(f"'tsv:{place}' does not name its two languages: write tsv:FILE:FIRST,SECOND, as in a.tsv:en,de")
+        raise UserError(
+            f"'tsv:{place}' does not name its two languages: write tsv:FILE:FIRST,SECOND, as in a.tsv:en,de"
+        )
     check_split(split, ["all"], f"tsv:{place}")
     columns = (match["first"], match["second"])
     for language in languages:
@@ -194,9 +196,11 @@ def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str)
     data, where = _read_zipped(path) if path.suffix == ".zip" else (_read(path), str(path))
     rows = [line.split("\t") for line in _lines(data, where)]
     for number, row in enumerate(rows, 1):
-        if len(row) < 2 and row != [""]:
-            raise UserError(f"{where} line {number} has no tab: it should be two sentences with a tab between")
-    sides = {language: [row[i].strip() if row != [""] else "" for row in rows] for i, language in enumerate(columns)}
+        if len(row) < 2:
+            if row[0].strip():
+                raise UserError(f"{where} line {number} has no tab: it should be two sentences with a tab between")
+            row.append("")
+    sides = {language: [row[column].strip() for row in rows] for column, language in enumerate(columns)}
     return PairSource(languages, *(sides[side] for side in languages), lambda index: f"{where} line {index + 1}")
 
 

@@ -53,10 +53,10 @@ S2_CUT = ([W2, W2, EOS], [0.3, 0.9, 0.01])
 @pytest.mark.parametrize(
     ("max_length", "penalty", "expected"),
     [
-        pytest.param(200, 1.0, [[S1_SHORT, S1_LONG], [S2_LONG, S2_SHORT]], id="normalised"),
-        pytest.param(200, 0.0, [[S1_SHORT, S1_LONG], [S2_SHORT, S2_LONG]], id="unnormalised"),
-        pytest.param(200, 0.6, [[S1_SHORT, S1_LONG], [S2_SHORT, S2_LONG]], id="favouring short"),
-        pytest.param(200, 5.0, [[S1_LONG, S1_SHORT], [S2_LONG, S2_SHORT]], id="favouring long"),
+        pytest.param(201, 1.0, [[S1_SHORT, S1_LONG], [S2_LONG, S2_SHORT]], id="normalised"),
+        pytest.param(201, 0.0, [[S1_SHORT, S1_LONG], [S2_SHORT, S2_LONG]], id="unnormalised"),
+        pytest.param(201, 0.6, [[S1_SHORT, S1_LONG], [S2_SHORT, S2_LONG]], id="favouring short"),
+        pytest.param(201, 5.0, [[S1_LONG, S1_SHORT], [S2_LONG, S2_SHORT]], id="favouring long"),
         pytest.param(3, 1.0, [[S1_SHORT, S1_CUT], [S2_SHORT, S2_CUT]], id="max_len_b 2"),
     ],
 )
@@ -76,7 +76,8 @@ def test_beam_search(max_length, penalty, expected):
 def test_top_p_sampling(top_p, second):
     options = Options(max_length=6, length_penalty="average")
     rngs = jax.random.split(jax.random.key(0), 4)
-    found = jax.device_get(sample(table_step(TOP_P_TABLE), jnp.zeros(4), options, rngs, top_p=top_p))
+    run = jax.jit(functools.partial(sample, table_step(TOP_P_TABLE), options=options, top_p=top_p))
+    found = jax.device_get(run(jnp.zeros(4), rngs=rngs))
     assert set(found.tokens[:, 0, 1]) == set(second)
     for i in range(4):
         hypothesis = jax.tree.map(lambda x, i=i: x[i, 0], found)

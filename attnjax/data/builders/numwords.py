@@ -1,5 +1,7 @@
 """Numbers spelled out in two languages by num2words: exact translations without end, from a small vocabulary."""
 
+from typing import ClassVar
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -20,7 +22,7 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="_".join(pair), description=f"Languages {pair[0]} and {pair[1]}.")
         for pair in PAIRS
     ]
