@@ -20,7 +20,7 @@ KINDS = ("bpe", "unigram")
 _TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
-# sentencepiece has one random generator for the process.
+# sentencepiece has one seed for the process.
 _sampling_lock = threading.Lock()
 
 
@@ -134,7 +134,8 @@ def encode(
     if sampling.nbest != -1 and not _has_nbest(model):
         raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
-    # One thread, as several would share the random stream out by chance.
+    # A list is encoded in new threads, which begin their random streams at the seed; several would share out the
+    # sentences by chance, so there is one.
     with _sampling_lock:
         sentencepiece.set_random_generator_seed(state)
         return model.encode(
