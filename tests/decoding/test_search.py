@@ -1,0 +1,291 @@
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnjax.decoding import LENGTH_PENALTIES, Options, beam_search, expand, greedy, sample, score
+from attnjax.errors import UserError
+
+PAD, BOS, EOS = 0, 1, 2
+WORDS = (3, 4, 5)
+EXAMPLES = range(4)
+LIMITS = np.array([9, 4, 7, 1])
+PREFIX = np.array([[4, PAD, PAD], [3, 3, 4], [PAD, PAD, PAD], [4, 5, EOS]])
+
+# Options with what goes beside them.
+CASES = {
+    "plain": (dict(), {}),
+    "blocked": (dict(no_repeat_ngram=2, min_length=4, length_penalty="average", alpha=0.7), dict(max_lengths=LIMITS)),
+    "forced": (dict(no_repeat_ngram=1, min_length=3, length_penalty="gnmt", alpha=0.6), dict(prefix=PREFIX)),
+}
+cases = pytest.mark.parametrize("case", CASES)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3), static_argnames=("num_samples", "top_k"))
+def compiled(search, step, cache, options, *args, **kwargs):
+    return search(step, cache, options, *args, **kwargs)
+
+
+def run(search, decoder, options, *args, examples=EXAMPLES, **kwargs):
+    return jax.device_get(compiled(search, decoder.step, decoder.cache(examples), options, *args, **kwargs))
+
+
+def row(found, example, rank=0):
+    return found.tokens[example, rank, : found.lengths[example, rank]].tolist()
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+def divisor(options, length):
+    return LENGTH_PENALTIES[options.length_penalty](float(length), options.alpha)
+
+
+def allowed(history, options, limit, prefix):
+    """Returns the tokens that may follow a list of tokens, by the rules of Options, one by one."""
+    position, n = len(history), options.no_repeat_ngram
+    if position == limit - 1:
+        return [EOS]
+    if position < len(prefix) and prefix[position] != PAD:
+        return [prefix[position]]
+    ngrams = [history[i : i + n] for i in range(position - n + 1)] if n else []
+    words = [word for word in WORDS if [*history[position - n + 1 :], word] not in ngrams] if n > 1 else list(WORDS)
+    if n == 1:
+        words = [word for word in WORDS if word not in history]
+    return ([EOS] if position >= options.min_length - 1 else []) + words
+
+
+def plain_beam_search(decoder, example, options, limit, prefix):
+    """Fairseq's beam search with lists: [(score, tokens)], best first."""
+    beams, finished = [(0.0, [])], []
+    while beams and len(finished) < options.beam_size:
+        candidates = []
+        for total, history in beams:
+            log_probs = decoder.log_probs(example, [*history, PAD])[-1]
+            for token in allowed(history, options, limit, prefix):
+                candidates.append((total + log_probs[token], [*history, token]))
+        candidates = sorted(candidates, reverse=True)[: 2 * options.beam_size]
+        for total, tokens in candidates[: options.beam_size]:
+            if tokens[-1] == EOS and len(finished) < options.beam_size:
+                finished.append((total / divisor(options, len(tokens)), tokens))
+        beams = [candidate for candidate in candidates if candidate[1][-1] != EOS][: options.beam_size]
+    return sorted(finished, reverse=True)
+
+
+def test_a_wide_enough_beam_finds_all_sequences(decoder):
+    options = Options(max_length=4, beam_size=41, n_best=41, length_penalty="gnmt", alpha=0.8)
+    found = run(beam_search, decoder, options)
+    for example in EXAMPLES:
+        every = []
+        for length in range(options.max_length):
+            for words in itertools.product(WORDS, repeat=length):
+                tokens = [*words, EOS]
+                log_probs = decoder.log_probs(example, tokens)[range(length + 1), tokens]
+                every.append((log_probs.sum() / divisor(options, length + 1), tokens))
+        every.sort(reverse=True)
+        assert [row(found, example, rank) for rank in range(40)] == [tokens for _, tokens in every]
+        np.testing.assert_allclose(found.scores[example, :40], [total for total, _ in every], atol=1e-5)
+    # There are 40 sequences of up to 3 words: the 41st hypothesis is not there.
+    assert (found.lengths[:, 40] == 0).all() and (found.scores[:, 40] == -np.inf).all()
+    assert (found.tokens[:, 40] == PAD).all() and (found.log_probs[:, 40] == 0).all()
+
+
+@cases
+def test_beam_search_equals_the_plain_one(decoder, case):
+    fields, arrays = CASES[case]
+    options = Options(max_length=9, beam_size=3, n_best=3, **fields)
+    found = run(beam_search, decoder, options, **arrays)
+    for example in EXAMPLES:
+        limit = arrays.get("max_lengths", [9] * 4)[example]
+        expected = plain_beam_search(decoder, example, options, limit, arrays.get("prefix", [[]] * 4)[example])
+        assert [row(found, example, rank) for rank in range(len(expected))] == [tokens for _, tokens in expected]
+        np.testing.assert_allclose(found.scores[example, : len(expected)], [total for total, _ in expected], atol=1e-5)
+        assert (found.lengths[example, len(expected) :] == 0).all()
+
+
+@cases
+def test_one_beam_is_greedy_and_so_is_sampling_the_likeliest(decoder, case):
+    fields, arrays = CASES[case]
+    options = Options(max_length=9, **fields)
+    expected = run(greedy, decoder, options, **arrays)
+    assert expected.tokens.shape == (4, 1, 9)
+    assert_same(run(beam_search, decoder, options, **arrays), expected)
+    rngs = jax.random.split(jax.random.key(0), 4)
+    assert_same(run(sample, decoder, options, rngs, top_k=1, **arrays), expected)
+
+
+def samples(decoder, options, examples=EXAMPLES, **arrays):
+    rngs = jax.random.split(jax.random.key(1), 10)[np.array(examples)]
+    options = dataclasses.replace(options, beam_size=1, n_best=1)
+    return run(sample, decoder, options, rngs, num_samples=3, examples=examples, **arrays)
+
+
+def beams(decoder, options, examples=EXAMPLES, **arrays):
+    return run(beam_search, decoder, options, examples=examples, **arrays)
+
+
+SEARCHES = pytest.mark.parametrize("search", [beams, samples])
+
+
+@SEARCHES
+@cases
+def test_constraints_hold_and_n_best_differ(decoder, search, case):
+    fields, arrays = CASES[case]
+    options = Options(max_length=9, beam_size=3, n_best=3, **fields)
+    found = search(decoder, options, **arrays)
+    limits, prefixes = arrays.get("max_lengths", [9] * 4), arrays.get("prefix", [[]] * 4)
+    for example in EXAMPLES:
+        rows = [row(found, example, rank) for rank in range(3) if found.lengths[example, rank]]
+        assert rows
+        for tokens in rows:
+            for position, token in enumerate(tokens):
+                assert token in allowed(tokens[:position], options, limits[example], prefixes[example])
+            assert tokens.index(EOS) == len(tokens) - 1
+        if search is beams:
+            assert len(set(map(tuple, rows))) == len(rows)
+    if search is beams:
+        assert (found.scores[:, 1:] <= found.scores[:, :-1]).all()
+    after = np.arange(9) >= found.lengths[..., None]
+    assert (found.tokens[after] == PAD).all() and (found.log_probs[after] == 0).all()
+
+
+@SEARCHES
+def test_an_example_alone_gives_what_it_gives_in_a_batch(decoder, search):
+    options = Options(max_length=9, beam_size=3, n_best=3, length_penalty="gnmt", alpha=0.6)
+    together = search(decoder, options, examples=[2, 0, 3, 1], max_lengths=LIMITS)
+    for i, example in enumerate([2, 0, 3, 1]):
+        alone = search(decoder, options, examples=[example], max_lengths=LIMITS[i : i + 1])
+        assert_same(alone, jax.tree.map(lambda x, i=i: x[i : i + 1], together))
+
+
+@pytest.mark.parametrize(("search", "penalty"), [(beams, "none"), (beams, "average"), (samples, "gnmt")])
+def test_scoring_a_searchs_output_gives_its_scores(decoder, search, penalty):
+    options = Options(max_length=9, beam_size=3, n_best=3, length_penalty=penalty, alpha=0.6)
+    found = search(decoder, options)
+    logits = [[decoder.logits(example, tokens) for tokens in found.tokens[example]] for example in EXAMPLES]
+    assert_same(score(jnp.asarray(logits), jnp.asarray(found.tokens), options), found)
+
+
+def test_score_by_hand():
+    logits = np.log([[[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.4, 0.1], [0.7, 0.1, 0.1, 0.1]]])
+    options = Options(max_length=3, length_penalty="gnmt", alpha=2.0)
+    found = score(jnp.asarray(logits), jnp.array([[3, EOS, PAD]]), options)
+    np.testing.assert_allclose(found.log_probs, [[np.log(0.4), np.log(0.4), 0]], rtol=1e-6)
+    np.testing.assert_allclose(found.scores, [2 * np.log(0.4) / (7 / 6) ** 2], rtol=1e-6)
+    assert found.lengths.tolist() == [2]
+
+
+def test_what_hypotheses_share_may_stay_out_of_the_cache(decoder):
+    options = Options(max_length=9, beam_size=3, n_best=3)
+    cache = decoder.cache(EXAMPLES)
+    context = expand(cache.pop("context"), 3)
+
+    def step(cache, token, position):
+        logits, cache = decoder.step({**cache, "context": context}, token, position)
+        return logits, {"state": cache["state"]}
+
+    assert_same(compiled(beam_search, step, cache, options), run(beam_search, decoder, options))
+
+
+@pytest.mark.parametrize("search", [greedy, beam_search])
+def test_steps_count_from_bos_and_stop_when_all_examples_have(decoder, search):
+    calls = []
+
+    def step(cache, token, position):
+        jax.debug.callback(lambda *call: calls.append([x.tolist() for x in call]), token, position, ordered=True)
+        return decoder.step(cache, token, position)
+
+    found = compiled(search, step, decoder.cache([0, 1]), Options(max_length=30), max_lengths=jnp.array([3, 5]))
+    jax.effects_barrier()
+    assert calls[0][0] == [BOS, BOS]
+    assert [position for _, position in calls] == list(range(found.lengths.max()))
+    longest = int(found.lengths[:, 0].argmax())
+    assert [token[longest] for token, _ in calls] == [BOS, *found.tokens[longest, 0, : len(calls) - 1].tolist()]
+
+
+def test_compiles_once(decoder):
+    traced = []
+
+    @functools.partial(jax.jit, static_argnames="options")
+    def search(cache, max_lengths, prefix, options):
+        traced.append(options)
+        return beam_search(decoder.step, cache, options, max_lengths=max_lengths, prefix=prefix)
+
+    for examples, longest in ([0, 1], 4), ([2, 3], 6):
+        options = Options(max_length=9, beam_size=2)
+        search(decoder.cache(examples), jnp.array([longest, 2]), jnp.array([[longest % 2 + 3], [PAD]]), options)
+    assert len(traced) == 1
+
+
+def test_the_cpu_does_not_sort_the_vocabulary(decoder):
+    # XLA has a fast top-k, which it gives up for a full sort when the result is used in another way.
+    options = Options(max_length=9, beam_size=3, n_best=2)
+    program = compiled.lower(beam_search, decoder.step, decoder.cache(EXAMPLES), options).compile().as_text()
+    assert "TopK" in program and " sort(" not in program
+
+
+def test_a_forced_end_leaves_one_hypothesis(decoder):
+    prefix = jnp.array([[4, EOS, 3]] * 4)
+    found = run(beam_search, decoder, Options(max_length=9, min_length=5, beam_size=3, n_best=3), prefix=prefix)
+    assert (found.lengths == [2, 0, 0]).all()
+    assert (found.tokens[:, 0, :3] == [4, EOS, PAD]).all()
+
+
+def test_a_prefix_may_be_longer_than_the_output(decoder):
+    options = Options(max_length=2, beam_size=2)
+    found = run(beam_search, decoder, options, prefix=jnp.array([[4, 5, 3]] * 4))
+    assert (found.tokens[:, 0] == [4, EOS]).all()
+
+
+@pytest.mark.parametrize("search", [greedy, beam_search])
+def test_a_model_that_gives_nan_finds_nothing(decoder, search):
+    def step(cache, token, position):
+        logits, cache = decoder.step(cache, token, position)
+        return jnp.where(jnp.arange(2)[:, None] == 0, jnp.nan, logits), cache
+
+    found = compiled(search, step, decoder.cache([0, 1]), Options(max_length=5))
+    assert found.lengths[0] == 0 and found.scores[0] == -np.inf and (found.tokens[0] == PAD).all()
+    assert found.lengths[1] > 0 and np.isfinite(found.scores[1])
+
+
+def test_bos_may_be_eos(decoder):
+    options = Options(max_length=6, bos=EOS)
+    found = run(beam_search, decoder, options)
+    assert_same(found, run(greedy, decoder, options))
+    assert (found.lengths > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(max_length=0), "at least 1"),
+        (dict(min_length=7), "from 1 to max_length, 6"),
+        (dict(beam_size=0), "at least 1"),
+        (dict(beam_size=2, n_best=3), "from 1 to beam_size, 2"),
+        (dict(length_penalty="gnmtt"), "did you mean 'gnmt'"),
+        (dict(no_repeat_ngram=-1), "0 for none"),
+        (dict(pad=2), "must differ"),
+    ],
+)
+def test_impossible_options(fields, message):
+    with pytest.raises(UserError, match=message):
+        Options(**{"max_length": 6, **fields})
+
+
+def test_impossible_searches(decoder):
+    cache, rngs = decoder.cache(EXAMPLES), jax.random.split(jax.random.key(0), 4)
+    with pytest.raises(UserError, match="no beam"):
+        greedy(decoder.step, cache, Options(max_length=6, beam_size=2))
+    for wrong in dict(temperature=0.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            sample(decoder.step, cache, Options(max_length=6), rngs, **wrong)
+    with pytest.raises(ValueError, match="leading axis"):
+        greedy(decoder.step, {**cache, "index": jnp.zeros(())}, Options(max_length=6))
