@@ -62,6 +62,9 @@ def test_a_run_says_what_it_does(trained, process):
     assert [row["step"] for row in rows(trained)] == [20, 40, 60]
     assert [row["step"] for row in rows(trained, "validation")] == [20, 40, 60]
     assert rows(trained)[-1]["loss"] < rows(trained)[0]["loss"]
+    kept = {int(path.name) for path in (trained / "checkpoints").glob("[0-9]*")}
+    best = max(rows(trained, "validation"), key=lambda row: -row["loss"])["step"]
+    assert kept == {60, best}
     assert list((trained / "tensorboard").iterdir()) and "step 60/60" in (trained / "train.log").read_text()
 
 
