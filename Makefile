@@ -18,7 +18,7 @@ demo: $(VENV)/ready
 	@echo "try next:      $(NEXT)"
 
 test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -39,7 +39,7 @@ def entry(monkeypatch, capsys):
     return call
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def process():
     """Starts an entry point as a user would, on one device: process(name, *arguments) -> Popen."""
     env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}

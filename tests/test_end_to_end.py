@@ -32,9 +32,15 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The run folder that the tests below look into, made by the first of them."""
-    return tmp_path_factory.mktemp("runs") / "trained"
+def output(tmp_path_factory, process):
+    """The run folder that the tests below look into, and what its training printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    return workdir, finish(process("train", "--config", CONFIG, "--workdir", workdir, *TINY))
+
+
+@pytest.fixture(scope="module")
+def trained(output):
+    return output[0]
 
 
 def finish(started):
@@ -54,8 +60,8 @@ def rows(workdir, split="train"):
     return [line for line in lines if line["split"] == split]
 
 
-def test_a_run_says_what_it_does(trained, process):
-    out = finish(process("train", "--config", CONFIG, "--workdir", trained, *TINY))
+def test_a_run_says_what_it_does(output):
+    trained, out = output
     for line in ("devices     1 x cpu", "block*", "train       1,293 images of 10", "new run, seed 0"):
         assert line in out
     assert "validation, best checkpoint" in out and "images_per_second" in out

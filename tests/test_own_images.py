@@ -51,6 +51,15 @@ def test_a_zip_trains_evaluates_and_predicts(folder, entry, tmp_path):
     assert code == 0 and "cat" in out and "dog" in out
 
 
+def test_a_run_on_eight_devices_goes_on_and_is_evaluated_on_one(folder, entry, process, tmp_path):
+    code, out, err = train(entry, folder, tmp_path / "run")
+    assert code == 0 and "data parallel over 8" in out, err
+    for name, said in (("train", "resumed from step 2"), ("evaluate", "20 images")):
+        running = process(name, "--workdir", tmp_path / "run")
+        out, err = running.communicate()
+        assert running.returncode == 0 and said in out, err
+
+
 def test_a_run_is_evaluated_at_another_image_size(folder, entry, tmp_path):
     assert train(entry, folder, tmp_path / "run")[0] == 0
     larger = entry("evaluate", "--workdir", tmp_path / "run", "--config.data.image_size=(24,16)")

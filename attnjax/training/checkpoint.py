@@ -67,8 +67,13 @@ class Checkpoints:
         self._manager.save(int(state.step), args=items)
 
     def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
-        """Returns the state of a step, shaped as `like` (arrays or shapes); restores a given iterator in place."""
-        items = {"state": ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))}
+        """Returns the state of a step, shaped as `like` (arrays or shapes); restores a given iterator in place.
+
+        It comes to the first device, however many there were when it was saved.
+        """
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        items = {"state": ocp.args.StandardRestore(shapes)}
         if data_iterator is not None:
             items["data"] = CheckpointRestore(data_iterator)
         try:
