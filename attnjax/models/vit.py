@@ -60,7 +60,7 @@ class ViT(nn.Module):
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: str = "token"  # "token": a learned class token; "average": the mean over patches, no class token
-    position_std: float = 0.02  # at the start; small data sets learn several times faster from about 0.5
+    position_std: float = 0.02  # of the table at the start
     pre_logits: int = 0  # width of a tanh layer before the head; 0 for none
     dropout: float = 0.0
     attention_dropout: float = 0.0
