@@ -12,6 +12,9 @@ import flax.linen as nn
 from attnjax.errors import UserError, nearest
 from attnjax.models.cnn import RESNET_SIZES, LeNet, ResNet
 from attnjax.models.mlp import MLP
+from attnjax.models.rnn import RNN
+from attnjax.models.swin import SWIN_SIZES, Swin
+from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.models.vit import VIT_SIZES, ViT
 
 MODELS: dict[str, tuple[type[nn.Module], Mapping[str, dict[str, Any]]]] = {
@@ -19,7 +22,13 @@ MODELS: dict[str, tuple[type[nn.Module], Mapping[str, dict[str, Any]]]] = {
     "lenet": (LeNet, {}),
     "resnet": (ResNet, RESNET_SIZES),
     "vit": (ViT, VIT_SIZES),
+    "swin": (Swin, SWIN_SIZES),
+    "rnn": (RNN, {}),
+    "transformer": (Transformer, TRANSFORMER_SIZES),
 }
+
+# Fields that come from the data, not from a config.
+DATA_FIELDS = ("num_classes", "source_vocabulary", "target_vocabulary")
 
 
 def _lookup(name):
@@ -29,13 +38,14 @@ def _lookup(name):
 
 
 def _fields(module) -> dict[str, dataclasses.Field]:
-    return {f.name: f for f in dataclasses.fields(module) if f.init and f.name not in ("parent", "name", "num_classes")}
+    left_out = ("parent", "name", *DATA_FIELDS)
+    return {f.name: f for f in dataclasses.fields(module) if f.init and f.name not in left_out}
 
 
 def fields(name: str, size: str | None = None, **changes) -> dict[str, Any]:
     """Returns `name` and every field of a model for a config: defaults, then the named size's, then `changes`.
 
-    `num_classes` is left out: it comes from the data. UserError for an unknown model, size or field.
+    The DATA_FIELDS are left out. UserError for an unknown model, size or field.
     """
     module, sizes = _lookup(name)
     if size is not None and size not in sizes:
@@ -51,8 +61,21 @@ def fields(name: str, size: str | None = None, **changes) -> dict[str, Any]:
     return {"name": name, **chosen}
 
 
-def build(config: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """Returns the linen module that `config` (of `fields`) describes, with an output for each of `num_classes`."""
+def build(config: Mapping[str, Any], **sizes: int) -> nn.Module:
+    """Returns the linen module that `config` (of `fields`) describes.
+
+    `sizes` are the DATA_FIELDS of its kind of model: `num_classes`, or `source_vocabulary` and `target_vocabulary`.
+    UserError if the model is of another kind.
+    """
     config = dict(config)
+    if "name" not in config:
+        raise UserError(f"the config names no model: set config.model by models.fields. Known: {', '.join(MODELS)}")
     module, _ = _lookup(config["name"])
-    return module(num_classes=num_classes, **{k: v for k, v in fields(**config).items() if k != "name"})
+
+    def takes(module):
+        return sizes.keys() <= {f.name for f in dataclasses.fields(module)}
+
+    if not takes(module):
+        able = [name for name, (other, _) in MODELS.items() if takes(other)]
+        raise UserError(f"model '{config['name']}' is not for this task. Known: {', '.join(able)}")
+    return module(**sizes, **{k: v for k, v in fields(**config).items() if k != "name"})

@@ -3,6 +3,8 @@
 Shape suffixes: B batch, Q query positions, K key and value positions, H heads, d features per head, D model width.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,17 +17,19 @@ Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
 KERNELS = ("auto", "head_major", "xla", "cudnn")
 
 
-def choose_kernel(backend: str, dtype, head_dim: int) -> str:
+def choose_kernel(backend: str, dtype, head_dim: int, *, biased: bool = False) -> str:
     """Returns the fastest attention kernel for a backend ("cpu", "gpu", "tpu"), dtype and head dimension.
 
     CPU: explicit products on head-major (B, H, N, d) arrays, where both are plain batched matrix products; measured
     against the alternatives by `experiments/benchmark.py layouts`. GPU in half precision: cuDNN's fused kernel, on
-    token-major (B, N, H, d). Elsewhere: XLA's, token-major.
+    token-major (B, N, H, d); but it takes no bias for an odd number of tokens in training, as of Swin's 7x7 windows.
+    Elsewhere: XLA's, token-major.
     """
     if backend == "cpu":
         return "head_major"
-    fused = backend == "gpu" and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0
-    return "cudnn" if fused and head_dim <= 128 else "xla"
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    fused = backend == "gpu" and half and not biased and head_dim % 8 == 0 and head_dim <= 128
+    return "cudnn" if fused else "xla"
 
 
 def attention_weights(q_BHQd, k_BHKd, *, mask=None, bias=None):
@@ -73,6 +77,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0  # on the weights, drawn for each of them
     use_bias: bool = True
     kernel: str = "auto"
+    kernel_init: Callable | None = None  # of all four projections; default: Linear's
     dtype: str = "float32"
 
     def setup(self):
@@ -83,9 +88,12 @@ class MultiHeadAttention(nn.Module):
             raise UserError(f"unknown attention kernel '{self.kernel}'. Known: {', '.join(KERNELS)}")
         self.head_dim = width // self.num_heads
         self.query, self.key, self.value = (
-            Linear((self.num_heads, self.head_dim), use_bias=self.use_bias) for _ in range(3)
+            Linear((self.num_heads, self.head_dim), use_bias=self.use_bias, kernel_init=self.kernel_init)
+            for _ in range(3)
         )
-        self.out = Linear(self.features, in_axes=2, use_bias=self.use_bias, dtype=self.dtype)
+        self.out = Linear(
+            self.features, in_axes=2, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, x_q, x_kv=None, *, mask=None, bias=None, train: bool = False):
@@ -99,7 +107,7 @@ class MultiHeadAttention(nn.Module):
         wants_weights = dropping or self.is_mutable_collection("intermediates")
         kernel = self.kernel
         if kernel == "auto":
-            kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim)
+            kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim, biased=bias is not None)
         if kernel == "head_major" or wants_weights:
             q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(1, 2) for x in (q_BQHd, k_BKHd, v_BKHd))
             weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=mask, bias=bias)

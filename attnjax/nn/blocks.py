@@ -1,5 +1,6 @@
 """The pieces Transformers are stacked from: MLP, residual connections, stochastic depth, encoder and decoder block."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from attnjax.nn.linear import Linear
 
 ACTIVATIONS = {
     "relu": nn.relu,
+    "swish": nn.swish,
     "tanh": nn.tanh,
     "gelu": partial(nn.gelu, approximate=False),  # erf: timm, Hugging Face, Swin
     "gelu_tanh": partial(nn.gelu, approximate=True),  # Google's ViT
@@ -47,10 +49,12 @@ class MLP(nn.Module):
     dropout: float = 0.0
     activation: str = "gelu_tanh"
     dtype: str = "float32"
+    kernel_init: Callable | None = None  # of both layers; default: Linear's
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        linear = partial(Linear, bias_init=nn.initializers.normal(1e-6), dtype=self.dtype)
+        bias_init = nn.initializers.normal(1e-6)
+        linear = partial(Linear, kernel_init=self.kernel_init, bias_init=bias_init, dtype=self.dtype)
         y = activation(self.activation)(linear(self.hidden, name="fc1")(x))
         y = nn.Dropout(self.dropout)(y, deterministic=not train)
         return linear(x.shape[-1], name="fc2")(y)
@@ -67,7 +71,10 @@ def residual(x, branch, norm, order: str):
 
 
 class EncoderBlock(nn.Module):
-    """Transformer encoder block: self-attention and MLP, each in a residual connection: (B, N, D) -> (B, N, D)."""
+    """Transformer encoder block: self-attention and MLP, each in a residual connection.
+
+    (B, N, D) -> (B, N, D), or of whatever shape the attention takes and returns: all else acts on each token alone.
+    """
 
     num_heads: int
     mlp_dim: int
@@ -79,19 +86,22 @@ class EncoderBlock(nn.Module):
     activation: str = "gelu_tanh"
     epsilon: float = 1e-6
     attention_kernel: str = "auto"
+    attention_layer: Callable[..., nn.Module] = MultiHeadAttention  # or a kind of it, as Swin's
+    kernel_init: Callable | None = None  # of attention and MLP; default: Linear's
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
-        attention = MultiHeadAttention(
+        attention = self.attention_layer(
             self.num_heads,
             features=x.shape[-1],
             dropout=self.attention_dropout,
             kernel=self.attention_kernel,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="attention",
         )
-        mlp = MLP(self.mlp_dim, self.hidden_dropout, self.activation, self.dtype, name="mlp")
+        mlp = MLP(self.mlp_dim, self.hidden_dropout, self.activation, self.dtype, self.kernel_init, name="mlp")
 
         def drop(y):
             y = nn.Dropout(self.dropout)(y, deterministic=not train)

@@ -1,9 +1,10 @@
-"""Position embeddings: sinusoids, learned tables, and the resizing of tables to another grid."""
+"""Position embeddings: sinusoids, learned tables, relative biases, and the resizing of tables to another grid."""
 
 import flax.linen as nn
 import numpy as np
 
 from attnjax.errors import UserError, nearest
+from attnjax.nn.windows import Pair, relative_position_index
 
 # form -> (angular frequencies (d/2,) of width d, number of the first position)
 SINUSOIDS = {
@@ -39,6 +40,24 @@ class LearnedPositions(nn.Module):
     def __call__(self, x):
         table = self.param("embedding", nn.initializers.normal(self.std), (1, *x.shape[1:]), "float32")
         return x + table.astype(self.dtype)
+
+
+class RelativePositions(nn.Module):
+    """A learned bias for each head and relative position in a window (Liu et al. 2021, section 3.2, equation 4).
+
+    Call with the window (h, w); returns (1, heads, N, N) float32 for its N = h * w tokens, to be added to the logits.
+    The table (2h - 1, 2w - 1, heads) has (h - 1, w - 1) for a token and itself.
+    """
+
+    num_heads: int
+    std: float = 0.02  # of the table at the start
+
+    @nn.compact
+    def __call__(self, window: Pair):
+        shape = (2 * window[0] - 1, 2 * window[1] - 1, self.num_heads)
+        table = self.param("embedding", nn.initializers.normal(self.std), shape, "float32")
+        bias_QKH = table.reshape(-1, self.num_heads)[relative_position_index(window)]
+        return bias_QKH.transpose(2, 0, 1)[None]
 
 
 def _cubic(distance, a):

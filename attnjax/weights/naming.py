@@ -19,6 +19,14 @@ from attnjax.weights.files import Arrays
 Shape = tuple[int, ...]
 # Names torch gives to what flax calls so.
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Activations that Hugging Face calls by several names; the first is what we write.
+HUGGINGFACE_ACTIVATIONS = {
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_python_tanh"),
+    "relu": ("relu",),
+    "swish": ("swish", "silu"),
+    "tanh": ("tanh",),
+}
 
 
 def same_settings(model: nn.Module) -> dict[str, tuple[str, tuple]]:
@@ -38,6 +46,7 @@ class Format:
     resize_rule: str = "bicubic_antialias"  # by which the family resizes position tables
     # What config.json must say for the model to compute the same: field -> (what the model has, accepted values).
     settings: Callable[[nn.Module], dict[str, tuple[str, tuple]]] = same_settings
+    described_in: str = "config.json"  # where the family says such things
 
 
 def detect(arrays: Arrays, formats: Iterable[Format], where: str) -> Format:
@@ -54,7 +63,7 @@ def from_published(arrays: Arrays, fmt: Format, model: nn.Module, shapes: Mappin
     names = published_names(fmt, model, shapes)
     wanted = {names[path]: _published_shape(fmt, path, shape) for path, shape in shapes.items()}
     check_fit({name: array.shape for name, array in arrays.items()}, wanted, where)
-    return {path: _from_layout(fmt, arrays[names[path]]).reshape(shape) for path, shape in shapes.items()}
+    return {path: _from_layout(fmt, path, arrays[names[path]]).reshape(shape) for path, shape in shapes.items()}
 
 
 def to_published(variables: Arrays, fmt: Format, model: nn.Module) -> Arrays:
@@ -73,7 +82,7 @@ def published_names(fmt: Format, model: nn.Module, paths: Iterable[str]) -> dict
             return modules[path]
         module, leaf = path.rsplit("/", 1)
         theirs = modules.get(module, module)
-        return f"{theirs}.{_TORCH_LEAVES[leaf]}" if fmt.torch else f"{theirs}/{leaf}"
+        return f"{theirs}.{_TORCH_LEAVES.get(leaf, leaf)}" if fmt.torch else f"{theirs}/{leaf}"
 
     return {path: name(path) for path in paths}
 
@@ -92,12 +101,12 @@ def check_fit(found: Mapping[str, Shape], wanted: Mapping[str, Shape], where: st
 
 
 def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any], where: str) -> None:
-    """Raises UserError if the file's config.json describes another computation than the model's."""
+    """Raises UserError if the file's config.json, or what it has for one, describes another computation than ours."""
     for field, (ours, accepted) in fmt.settings(model).items():
         value = description.get(field, accepted[0])
         if value not in accepted:
             raise UserError(
-                f"'{where}': config.json says {field}={value!r}, but this model has {ours}: make them agree"
+                f"'{where}': {fmt.described_in} says {field}={value!r}, but this model has {ours}: make them agree"
             )
 
 
@@ -120,7 +129,7 @@ def _published_shape(fmt, path, shape):
     return jax.eval_shape(lambda array: _to_layout(fmt, path, array), struct).shape
 
 
-def _from_layout(fmt, array):
-    if not fmt.torch or array.ndim not in (2, 4):
+def _from_layout(fmt, path, array):
+    if not (fmt.torch and path.endswith("kernel")):
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -11,12 +11,16 @@ from ml_collections import ConfigDict
 
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.training.run import image_shape
-from attnjax.weights import resnet, vit
+from attnjax.weights import resnet, swin, vit
 from attnjax.weights.files import Arrays, read_arrays, read_description
 from attnjax.weights.naming import Shape, check_settings, detect, from_published, published_names
 
-FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS}
+# How to write weights for Hugging Face, and its class that then reads them.
+WRITERS = {
+    "vit": (vit.to_huggingface, "ViTForImageClassification"),
+    "swin": (swin.to_huggingface, "SwinForImageClassification"),
+}
+FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS, "swin": swin.FORMATS}
 POSITIONS = "params/positions/embedding"
 HEAD_BIAS = "params/head/bias"
 
@@ -49,12 +53,13 @@ def read(path: str | Path, config: ConfigDict) -> Weights:
     fmt = detect(arrays, FORMATS[name], str(path))
     arrays = fmt.prepare(arrays)
     num_classes = _count_classes(arrays, fmt, config)
-    model = models.build(config.model, num_classes)
+    model = models.build(config.model, num_classes=num_classes)
     check_settings(fmt, model, description, str(path))
-    shapes = variable_shapes(model, image_shape(config))
+    shapes = variable_shapes(model, (1, *config.data.image_size, config.data.channels))
     names = published_names(fmt, model, shapes)
-    if POSITIONS in shapes and (table := arrays.get(names[POSITIONS])) is not None and table.ndim == 3:
-        shapes[POSITIONS] = (1, table.shape[1], shapes[POSITIONS][-1])  # the grid may be another
+    for positions in filter(is_position_table, shapes):
+        if (table := arrays.get(names[positions])) is not None and table.ndim == 3:
+            shapes[positions] = (*table.shape[:2], shapes[positions][-1])  # the grid may be another
     return Weights(
         source=str(path),
         variables=from_published(arrays, fmt, model, shapes, str(path)),
@@ -63,6 +68,26 @@ def read(path: str | Path, config: ConfigDict) -> Weights:
         image_size=_image_size(description),
         resize_rule=fmt.resize_rule,
     )
+
+
+def to_huggingface(
+    folder: str | Path, config: ConfigDict, model: nn.Module, params: dict, classes: tuple[str, ...]
+) -> str:
+    """Writes a config's `model` with `params` as a folder of Hugging Face's; returns the class that reads it.
+
+    UserError if there is no class that computes this model, or the folder holds weights already.
+    """
+    name = config.model.name
+    if name not in WRITERS:
+        raise UserError(f"Hugging Face's formats are not written for model '{name}', only for: {', '.join(WRITERS)}")
+    write, reader = WRITERS[name]
+    write(folder, model, params, classes, tuple(config.data.image_size), config.data.channels)
+    return reader
+
+
+def is_position_table(path: str) -> bool:
+    """Says whether a flat variable is a table of positions, absolute or relative, (., ., width or heads)."""
+    return path.endswith("positions/embedding")
 
 
 def _count_classes(arrays, fmt, config):

@@ -11,27 +11,41 @@ from ml_collections import ConfigDict
 
 from attnjax.config import resolve
 from attnjax.errors import UserError
+from attnjax.models.swin import padded_grid
 from attnjax.models.vit import patch_grid
-from attnjax.nn.positions import resize_positions
-from attnjax.training.run import Run, abstract_state, build_task, open_run
+from attnjax.nn.positions import resize_grid, resize_positions
+from attnjax.training.run import Run, abstract_state, open_run
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.naming import check_fit
 from attnjax.weights.published import HEAD_BIAS, POSITIONS, Weights
 
 # Fields of a model that change neither its weights nor what it computes with them in evaluation.
-_FREE_FIELDS = ("dropout", "attention_dropout", "drop_path", "position_std", "attention_kernel", "dtype")
+_FREE_FIELDS = (
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+    "position_std",
+    "kernel_std",
+    "attention_kernel",
+    "shift_by",
+    "dtype",
+)
+_RESIZED_FIELDS = ("window",)
+_GRIDS = {"vit": patch_grid, "swin": padded_grid}  # of the patches of an image
 RUN_RESIZE_RULE = "bicubic_antialias"
+BIAS_RESIZE_RULE = "bicubic"  # Microsoft's
 
 
 def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[str]]:
     """Returns `state`, fresh at step 0, with the weights of `config.init_from`, and lines that say what was changed.
 
     The source is a run folder (its best checkpoint, averaged weights where there are) or a weights file. The head
-    stays fresh if the number of classes differs; a position table of another grid is resized. UserError, listing what
-    differs, if anything else does not match. The average, if on, restarts from the loaded weights.
+    stays fresh if the number of classes differs; tables of positions, of another grid or for another window, are
+    resized. UserError, listing what differs, if anything else does not match. The average, if on, restarts from the
+    loaded weights.
     """
-    is_run = (Path(config.init_from) / "classes.json").is_file()
+    is_run = (Path(config.init_from) / "checkpoints").is_dir()
     read = read_run if is_run else published.read
     return load(state, read(config.init_from, config), config)
 
@@ -42,7 +56,7 @@ def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
     old, new = resolve(run.config).model, resolve(config).model
     changed = [
         f"model.{field}: {old.get(field)!r} -> {new.get(field)!r}"
-        for field in sorted({*old, *new} - set(_FREE_FIELDS))
+        for field in sorted({*old, *new} - {*_FREE_FIELDS, *_RESIZED_FIELDS})
         if old.get(field) != new.get(field)
     ]
     if changed:
@@ -52,12 +66,14 @@ def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
 
 def _weights_of(run: Run, source: str) -> Weights:
     variables = flatten_dict({"params": run.params, **run.model_state}, sep="/")
+    of_images = run.config.task == "classification"
+    classes = run.workload.classes if of_images else ()
     return Weights(
         source=source,
         variables={path: np.asarray(array) for path, array in variables.items()},
-        num_classes=len(run.classes),
-        classes=run.classes,
-        image_size=tuple(run.config.data.image_size),
+        num_classes=len(classes),
+        classes=classes,
+        image_size=tuple(run.config.data.image_size) if of_images else None,
         resize_rule=RUN_RESIZE_RULE,
     )
 
@@ -69,9 +85,9 @@ def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
     """
     config = resolve(run.config)
     config.data.image_size = image_size
-    task = build_task(config, len(run.classes))
-    state, _ = load(abstract_state(config, task), _weights_of(run, f"the run at {image_size}"), config)
-    return dataclasses.replace(run, config=config, task=task, params=state.params)
+    workload = dataclasses.replace(run.workload, config=config)
+    state, _ = load(abstract_state(workload), _weights_of(run, f"the run at {image_size}"), config)
+    return dataclasses.replace(run, workload=workload, params=state.params)
 
 
 def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[TrainState, list[str]]:
@@ -81,7 +97,9 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
     if POSITIONS in fresh and POSITIONS in loaded:
         loaded[POSITIONS], line = _fit_positions(loaded[POSITIONS], weights, config)
         report += line
-    num_classes = fresh[HEAD_BIAS].shape[0]
+    loaded, lines = _fit_biases(loaded, fresh)
+    report += lines
+    num_classes = len(fresh.get(HEAD_BIAS, ()))
     if weights.num_classes != num_classes:
         loaded |= {path: array for path, array in fresh.items() if path.startswith("params/head/")}
         report.append(f"head replaced: {weights.num_classes or 'no'} -> {num_classes} classes")
@@ -97,19 +115,32 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
 def _fit_positions(table, weights, config):
     """Returns the table for the config's image size, and the line of the report, if any, that says so."""
     model = config.model
-    prefix = 1 if model.pool == "token" else 0
-    old = _old_grid(table.shape[1] - prefix, weights, model.patch_size)
-    new = patch_grid(tuple(config.data.image_size), model.patch_size)
+    prefix = 1 if model.get("pool") == "token" else 0
+    old = _old_grid(table.shape[1] - prefix, weights, model)
+    new = _GRIDS[model.name](tuple(config.data.image_size), model.patch_size)
     if old == new:
         return table, []
     resized = resize_positions(table, old, new, weights.resize_rule)
     return resized, [f"positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({weights.resize_rule})"]
 
 
-def _old_grid(tokens, weights, patch_size):
+def _fit_biases(loaded, fresh):
+    """Returns the variables with tables of relative positions as large as `fresh` has them, and the report's lines."""
+    loaded, report = dict(loaded), {}
+    for path, table in loaded.items():
+        if not path.endswith("relative_positions/embedding") or path not in fresh:
+            continue
+        old, new = table.shape[:2], fresh[path].shape[:2]
+        if old != new:
+            loaded[path] = resize_grid(table, new, BIAS_RESIZE_RULE)
+            report[f"relative positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({BIAS_RESIZE_RULE})"] = None
+    return loaded, list(report)  # a line for all blocks that it is true of
+
+
+def _old_grid(tokens, weights, model):
     """Returns the grid of a table with `tokens` patches: by the image size where that is known, else square."""
     if weights.image_size:
-        grid = tuple(length // patch_size for length in weights.image_size)
+        grid = _GRIDS[model.name](weights.image_size, model.patch_size)
     else:
         grid = (round(tokens**0.5),) * 2
     if grid[0] * grid[1] != tokens:

@@ -1,15 +1,14 @@
 """The formats of ViT checkpoints: Google, timm, Hugging Face (both namings), and a well-known tutorial's."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from attnjax.errors import UserError
 from attnjax.models.vit import ViT
 from attnjax.weights.files import Arrays
+from attnjax.weights.huggingface import save_classifier
 from attnjax.weights.naming import Format, to_published
 
 
@@ -247,29 +246,17 @@ def to_huggingface(
     that class cannot compute this model, or the folder holds weights already.
     """
     _check_expressible(model)
-    folder = Path(folder)
-    if (folder / "model.safetensors").exists():
-        raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
     variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
-    height, width = image_size
     description = {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "dtype": "float32",
         "hidden_size": model.width,
         "num_hidden_layers": model.depth,
         "intermediate_size": model.mlp_dim,
         **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
-        "image_size": height if height == width else [height, width],
         "patch_size": model.patch_size,
-        "num_channels": channels,
         "qkv_bias": True,
-        "id2label": {str(i): name for i, name in enumerate(classes)},
-        "label2id": {name: i for i, name in enumerate(classes)},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = to_published(variables, HUGGINGFACE, model)
-    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    save_classifier(folder, to_published(variables, HUGGINGFACE, model), description, classes, image_size, channels)

@@ -13,7 +13,7 @@ from attnjax.models.cnn import pad_shortcut
 
 
 def shapes(name, image, classes, size=None, **changes):
-    model = models.build(models.fields(name, size, **changes), classes)
+    model = models.build(models.fields(name, size, **changes), num_classes=classes)
     return jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, *image))))
 
 
@@ -93,7 +93,7 @@ def test_vit_reads_any_size_of_image_and_names_a_bad_one():
 
 def test_vit_stochastic_depth_needs_training_and_changes_the_output():
     config = models.fields("vit", patch_size=4, width=8, depth=3, num_heads=2, mlp_dim=16, drop_path=0.9)
-    model = models.build(config, 3)
+    model = models.build(config, num_classes=3)
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     params = model.init(jax.random.key(0), x)
     params["params"]["head"]["kernel"] = jnp.ones((8, 3)).at[0].set(2.0)
@@ -112,9 +112,9 @@ def test_option_a_shortcut_subsamples_and_pads_channels():
 
 def test_pooling_is_a_named_choice():
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 1))
-    average = models.build(models.fields("lenet"), 4)
+    average = models.build(models.fields("lenet"), num_classes=4)
     params = average.init(jax.random.key(1), x)
-    maximum = models.build(models.fields("lenet", pooling="max"), 4)
+    maximum = models.build(models.fields("lenet", pooling="max"), num_classes=4)
     assert not np.allclose(average.apply(params, x), maximum.apply(params, x))
 
 
@@ -124,12 +124,12 @@ def test_pooling_is_a_named_choice():
 )
 def test_receptive_field_of_the_last_layer(name, size, image, expected):
     """ResNet-18's and 50's as in Araujo et al. (2019), whose ResNet-50 (483) strides on the 1x1 instead."""
-    model = models.build(models.fields(name, size), 10)
+    model = models.build(models.fields(name, size), num_classes=10)
     assert receptive_fields(model, image)[-1].size == (expected, expected)
 
 
 def test_receptive_field_is_what_gradients_reach():
-    model = models.build(models.fields("resnet", "cifar8"), 10)
+    model = models.build(models.fields("resnet", "cifar8"), num_classes=10)
     x = jax.random.normal(jax.random.key(0), (1, 32, 32, 1))
     variables = model.init(jax.random.key(1), x)
 

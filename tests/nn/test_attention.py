@@ -114,6 +114,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(inputs):
 def test_the_kernel_follows_the_backend():
     assert choose_kernel("cpu", "float32", 64) == "head_major"
     assert choose_kernel("gpu", "bfloat16", 64) == "cudnn"
+    assert choose_kernel("gpu", "bfloat16", 64, biased=True) == "xla"
     assert choose_kernel("gpu", "float32", 64) == "xla"
     assert choose_kernel("gpu", "bfloat16", 12) == "xla"
     assert choose_kernel("tpu", "bfloat16", 64) == "xla"

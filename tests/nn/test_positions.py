@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from attnjax.errors import UserError
-from attnjax.nn.positions import RESIZE_RULES, resize_grid, resize_positions
+from attnjax.nn.positions import RESIZE_RULES, RelativePositions, resize_grid, resize_positions
 
 TABLE = np.random.default_rng(0).normal(size=(14, 10, 8)).astype(np.float32)
 
@@ -45,6 +45,20 @@ def test_class_token_stays_first():
     assert out.shape == (1, 1 + 18, 4)
     np.testing.assert_array_equal(out[:, 0], table[:, 0])
     np.testing.assert_allclose(out[:, 1:], resize_grid(table[0, 1:].reshape(4, 4, 4), (6, 3)).reshape(1, 18, 4))
+
+
+def test_relative_bias_is_the_tables_entry_for_each_offset():
+    window = (2, 3)
+    positions = RelativePositions(num_heads=4)
+    params = positions.init(jax.random.key(0), window)
+    table = params["params"]["embedding"]
+    bias = positions.apply(params, window)
+    assert table.shape == (3, 5, 4) and bias.shape == (1, 4, 6, 6)
+    tokens = [(y, x) for y in range(2) for x in range(3)]
+    for q, query in enumerate(tokens):
+        for k, key in enumerate(tokens):
+            dy, dx = query[0] - key[0], query[1] - key[1]
+            np.testing.assert_array_equal(bias[0, :, q, k], table[dy + 1, dx + 2])
 
 
 def test_unknown_rule():

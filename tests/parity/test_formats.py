@@ -53,7 +53,7 @@ def assert_equal(ours, theirs):
 
 def write(weights, folder):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in weights.variables.items()})
-    model = models.build(VIT.model, weights.num_classes)
+    model = models.build(VIT.model, num_classes=weights.num_classes)
     vit.to_huggingface(folder, model, params, weights.classes, (16, 16), channels=3)
 
 
@@ -80,7 +80,7 @@ def test_our_logits_are_those_of_the_exported_model(module, tmp_path):
     back = transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours").eval()
     image = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     variables = unflatten_dict({tuple(path.split("/")): array for path, array in weights.variables.items()})
-    ours = models.build(VIT.model, 3).apply(variables, image)
+    ours = models.build(VIT.model, num_classes=3).apply(variables, image)
     theirs = back(torch.from_numpy(image.transpose(0, 3, 1, 2).copy())).logits.detach()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

@@ -16,9 +16,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.nn.positions import RESIZE_RULES
-from attnjax.training.run import abstract_state, build_task
+from attnjax.training.run import abstract_state
 from attnjax.weights import published, resnet, transfer, vit
 from attnjax.weights.naming import Format, from_published, to_published
+from attnjax.workloads.classification import ClassificationWorkload
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -87,9 +88,9 @@ def assert_same(name, ours, theirs):
 def load_folder(folder, config):
     """Reads a Hugging Face folder by our public path: positions resized, and so on."""
     weights = published.read(folder, config)
-    task = build_task(config, CLASSES)
-    state, report = transfer.load(abstract_state(config, task), weights, config)
-    return task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
+    workload = ClassificationWorkload(config, tuple(map(str, range(CLASSES))))
+    state, report = transfer.load(abstract_state(workload), weights, config)
+    return workload.task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
 
 
 @pytest.mark.parametrize("image_size", [(224, 224), (160, 96)])
@@ -192,7 +193,7 @@ def test_average_pooled_vit_is_pytorchs_layers(image_size, randomise):
     logits, gradient = by_torch(module, module.train(), image, label)
     theirs = logits, TORCH_LAYERS.prepare(gradient)
 
-    model = models.build(models.fields("vit", "S/16", pool="average"), CLASSES)
+    model = models.build(models.fields("vit", "S/16", pool="average"), num_classes=CLASSES)
     logits, gradient, _ = by_us(model, load_module(module, TORCH_LAYERS, model, image.shape), image, label)
     ours = logits, to_published(gradient, TORCH_LAYERS, model)
     assert_same(f"ViT S/16 average {image_size}", ours, theirs)
@@ -266,6 +267,6 @@ def test_lenet_is_pytorchs_layers(randomise):
     image, label = make_batch(32, 32, channels=1, batch=4)
     randomise(module, module[-1], to_torch(image))
     theirs = by_torch(module, module, image, label)
-    model = models.build(models.fields("lenet"), CLASSES)
+    model = models.build(models.fields("lenet"), num_classes=CLASSES)
     logits, gradient, _ = by_us(model, load_module(module, LENET, model, image.shape), image, label)
     assert_same("LeNet-5", (logits, to_published(gradient, LENET, model)), theirs)

@@ -30,7 +30,7 @@ def random_variables():
 
     def make(config, classes):
         rng = np.random.default_rng(0)
-        model = models.build(config.model, classes)
+        model = models.build(config.model, num_classes=classes)
         shapes = published.variable_shapes(model, (1, *config.data.image_size, config.data.channels))
         return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
 
@@ -44,6 +44,6 @@ def named(random_variables):
     def make(name, config, classes=3):
         (fmt,) = (fmt for fmt in FORMATS if fmt.name.startswith(name))
         variables = random_variables(config, classes)
-        return to_published(variables, fmt, models.build(config.model, classes)), variables
+        return to_published(variables, fmt, models.build(config.model, num_classes=classes)), variables
 
     return make

@@ -124,7 +124,7 @@ def test_resnet(fmt, bottleneck, random_variables, tmp_path):
     fields = dict(blocks=(1, 2), features=(8, 16), bottleneck=bottleneck, stem="imagenet", project=True)
     config.model = models.fields("resnet", **fields)
     variables = random_variables(config, 3)
-    arrays = to_published(variables, fmt, models.build(config.model, 3))
+    arrays = to_published(variables, fmt, models.build(config.model, num_classes=3))
     arrays |= {re.sub("running_mean$", "num_batches_tracked", name): np.array(7) for name in arrays if "mean" in name}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     assert_reads(tmp_path / "a.safetensors", config, variables)
@@ -189,7 +189,7 @@ def test_config_of_another_computation_is_refused(make_config, named, tmp_path):
 
 def write(folder, config, variables, classes=("cat", "dog", "owl")):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
-    model = models.build(config.model, len(classes))
+    model = models.build(config.model, num_classes=len(classes))
     vit.to_huggingface(folder, model, params, classes, tuple(config.data.image_size), config.data.channels)
 
 

@@ -10,21 +10,24 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.training import run
-from attnjax.training import state as state_lib
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import transfer
+from attnjax.workloads.classification import ClassificationWorkload
+
+
+def workload(config, classes):
+    return ClassificationWorkload(config, tuple(map(str, range(classes))))
 
 
 def make_shapes(config, classes):
-    return run.abstract_state(config, run.build_task(config, classes))
+    return run.abstract_state(workload(config, classes))
 
 
 def make_state(config, classes):
     """Returns the state as training makes it."""
-    task = run.build_task(config, classes)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
-    return state_lib.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
+    return run.create_state(workload(config, classes), optimizer)
 
 
 def flat(tree):
@@ -90,7 +93,7 @@ def run_folder(make_config, random_variables, tmp_path):
         checkpoints = Checkpoints(tmp_path / "run", "accuracy")
         checkpoints.save_weights(state)
         checkpoints.close()
-        run.write_description(tmp_path / "run", config, ("cat", "dog", "owl"))
+        run.write_description(tmp_path / "run", ClassificationWorkload(config, ("cat", "dog", "owl")))
         return tmp_path / "run", state
 
     return make

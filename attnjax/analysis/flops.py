@@ -1,0 +1,67 @@
+"""Multiply-adds, read from the traced computation of any image model; papers call them FLOPs."""
+
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.extend import core
+
+from attnjax.models.swin import Swin
+
+
+def _of_product(eqn):
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+
+
+def _of_convolution(eqn):
+    kernel = eqn.invars[1].aval.shape
+    outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // outputs
+
+
+_COUNTS = {"dot_general": _of_product, "conv_general_dilated": _of_convolution}
+
+
+def _total(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _COUNTS:
+            total += _COUNTS[eqn.primitive.name](eqn)
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        total += times * sum(map(_total, core.jaxprs_in_params(eqn.params)))
+    return total
+
+
+def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C). No arrays are made."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return _total(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image).jaxpr)
+
+
+def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Returns how many numbers go through LayerNorms for one image (H, W, C). No arrays are made."""
+    sizes = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, nn.LayerNorm) and context.method_name == "__call__":
+            sizes.append(math.prod(args[0].shape))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), np.float32))
+    return sum(sizes)
+
+
+def microsoft_flops(model: Swin, image_shape: tuple[int, int, int]) -> int:
+    """Returns what Microsoft's flops() says of a Swin: multiply-adds and one for each number in a LayerNorm.
+
+    It takes the last LayerNorm's map for 1/2**stages of the patches, which are 1/4**(stages - 1), so the paper's do.
+    """
+    height, width, _ = image_shape
+    patches = -(-height // model.patch_size) * -(-width // model.patch_size)
+    stages, channels = len(model.depths), model.width * 2 ** (len(model.depths) - 1)
+    overcounted = channels * patches // 2**stages - channels * patches // 4 ** (stages - 1)
+    return multiply_adds(model, image_shape) + normalised(model, image_shape) + overcounted

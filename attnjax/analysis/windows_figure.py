@@ -1,0 +1,81 @@
+"""The picture behind `attnjax/nn/windows.py`, drawn by its functions: how windows shift, and the mask of each."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from attnjax.errors import UserError
+from attnjax.nn.windows import Pair, fit_window, partition, regions, roll, shifted_window_mask
+
+_COLORS = plt.get_cmap("Set3")  # of regions, in turn; with twelve, neighbours differ
+
+
+def _paint(labels):
+    """Returns the color of each label (..., 3); white where it is negative."""
+    return np.where(labels[..., None] < 0, 1.0, _COLORS(labels % _COLORS.N)[..., :3])
+
+
+def _borders(labels):
+    """Returns where the label changes along each axis of a map of rectangles (H, W), its ends included."""
+    return [[0, *(np.flatnonzero(np.diff(line)) + 1), len(line)] for line in (labels[:, 0], labels[0])]
+
+
+def _draw_map(axis, labels, windows, title):
+    """Draws a map of labels (H, W), a number in each token, with the borders of `windows`, labels of that shape."""
+    height, width = labels.shape
+    axis.imshow(_paint(labels), extent=(0, width, height, 0))
+    for y, x in np.ndindex(height, width):
+        axis.text(x + 0.5, y + 0.5, labels[y, x] + 1, ha="center", va="center", fontsize=8)
+    axis.set_xticks(np.arange(width + 1), minor=True)
+    axis.set_yticks(np.arange(height + 1), minor=True)
+    axis.grid(which="minor", color="white", lw=0.8)
+    for line, at in zip((axis.axhline, axis.axvline), _borders(windows), strict=True):
+        for position in at:
+            line(position, color="black", lw=2.5, clip_on=False)
+    axis.tick_params(which="both", length=0)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=10)
+
+
+def _draw_mask(axis, mask, labels, title):
+    """Draws a mask (N, N): where a query (row) may attend to a key (column), the color of the region of both."""
+    tokens = len(labels)
+    axis.imshow(_paint(np.where(mask, labels[:, None], -1)), extent=(0, tokens, tokens, 0))
+    axis.set(xticks=[0, tokens], yticks=[0, tokens], xlabel="key", ylabel="query")
+    axis.tick_params(length=0, labelsize=8)
+    axis.set_title(title, fontsize=10)
+
+
+def windows_figure(size: Pair = (8, 8), window: int = 4):
+    """Returns a figure of the windows of a map of `size` (height, width), by Liu et al. (2021), figures 2 and 4.
+
+    Above: regular windows; the regions that shifted windows cut the map into; these after the cyclic shift, where
+    regular windows hold several. Below: the mask of each such window. UserError if nothing shifts at this size, or if
+    it has no whole number of windows.
+    """
+    pair, shift = fit_window(size, window)
+    if not any(shift) or any(length % w for length, w in zip(size, pair, strict=True)):
+        raise UserError(f"a map of {size[0]}x{size[1]} has no whole number of windows of {window} that could shift")
+    regular, cut = regions(size, pair, (0, 0)), regions(size, pair, shift)
+    rolled = np.asarray(roll(cut[None, :, :, None], pair, shift))
+    masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[..., 0]
+
+    columns = max(3, min(len(masks), 6))
+    rows = -(-len(masks) // columns)
+    figure = plt.figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[3.4, 2.6 * rows])
+    maps = {
+        "regular windows": (regular, regular),
+        "shifted windows: regions": (cut, cut),
+        "after the cyclic shift": (rolled[0, :, :, 0], regular),
+    }
+    for axis, (title, (labels_of, windows)) in zip(above.subplots(1, 3), maps.items(), strict=True):
+        _draw_map(axis, labels_of, windows, title)
+    axes = below.subplots(rows, columns, squeeze=False).ravel()
+    for i, (mask, axis) in enumerate(zip(masks, axes, strict=False)):
+        _draw_mask(axis, mask, labels[i], f"mask of window {i + 1}")
+    for axis in axes[len(masks) :]:
+        axis.axis("off")
+    return figure

@@ -1,0 +1,213 @@
+"""The formats of Swin checkpoints: Microsoft, timm, Hugging Face (both namings)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from attnjax.errors import UserError
+from attnjax.models.swin import EPSILON, Swin, padded_grid
+from attnjax.weights.files import Arrays
+from attnjax.weights.huggingface import save_classifier
+from attnjax.weights.naming import Format, to_published
+from attnjax.weights.vit import split_qkv
+
+_TABLE = "relative_position_bias_table"
+_BUFFERS = ("relative_position_index", "attn_mask")  # made from the sizes; we make our own
+
+
+def _modules(layer: str, in_block: dict[str, str], outside: dict[str, str], merging_before: int):
+    """Returns a format's `modules`; `layer` is their path of stage {s}.
+
+    Merging stands at the end of the stage before, or at the start of its own: `merging_before` is 1 or 0.
+    """
+
+    def modules(model: Swin) -> dict[str, str]:
+        names = dict(outside)
+        for s, depth in enumerate(model.depths):
+            for part in ("norm", "reduction"):
+                merging = layer.format(s=s - merging_before) + "downsample."
+                names[f"stage{s + 1}_merging/{part}"] = merging + part
+            for i in range(depth):
+                block = layer.format(s=s) + f"blocks.{i}."
+                names |= {f"stage{s + 1}_block{i + 1}/{ours}": block + theirs for ours, theirs in in_block.items()}
+        return names
+
+    return modules
+
+
+def _square_tables(arrays: Arrays) -> Arrays:
+    """Drops buffers, and gives tables of relative positions, (side**2, heads), the form (side, side, heads)."""
+    kept = {name: array for name, array in arrays.items() if not name.endswith(_BUFFERS)}
+    for name, array in kept.items():
+        if name.endswith(_TABLE) and array.ndim == 2:
+            side = math.isqrt(len(array))
+            if side * side != len(array):
+                raise UserError(f"{name} has {len(array)} rows: only tables of square windows can be read")
+            kept[name] = array.reshape(side, side, -1)
+    return kept
+
+
+def flat_tables(arrays: Arrays) -> Arrays:
+    """Returns arrays with their tables of relative positions as files have them: (rows * columns, heads)."""
+    return {
+        name: array.reshape(-1, array.shape[-1]) if name.endswith(_TABLE) else array for name, array in arrays.items()
+    }
+
+
+def _timm_prepare(arrays: Arrays) -> Arrays:
+    return split_qkv(_square_tables(arrays))
+
+
+def _huggingface_prepare(arrays: Arrays) -> Arrays:
+    """Names a bare SwinModel's arrays as they are in a SwinForImageClassification."""
+    inside = ("swin.", "classifier.")
+    arrays = _square_tables(arrays)
+    return {name if name.startswith(inside) else f"swin.{name}": array for name, array in arrays.items()}
+
+
+def _huggingface_settings(model: Swin):
+    return {
+        "num_heads": (f"num_heads={tuple(model.num_heads)}", (list(model.num_heads),)),
+        "hidden_act": ("gelu", ("gelu", "gelu_python")),
+        "layer_norm_eps": (f"an epsilon of {EPSILON}", (EPSILON,)),
+        "qkv_bias": ("biases of query, key and value (True)", (True,)),
+    }
+
+
+_MICROSOFT_BLOCK = {
+    "norm1": "norm1",
+    "attention/query": "attn.query",
+    "attention/key": "attn.key",
+    "attention/value": "attn.value",
+    "attention/out": "attn.proj",
+    "attention/relative_positions/embedding": f"attn.{_TABLE}",
+    "norm2": "norm2",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+_MICROSOFT_OUTSIDE = {
+    "patch_embedding/projection": "patch_embed.proj",
+    "patch_norm": "patch_embed.norm",
+    "positions/embedding": "absolute_pos_embed",
+    "final_norm": "norm",
+}
+_HUGGINGFACE_OUTSIDE = {
+    "patch_embedding/projection": "swin.embeddings.patch_embeddings.projection",
+    "patch_norm": "swin.embeddings.norm",
+    "positions/embedding": "swin.embeddings.position_embeddings",
+    "final_norm": "swin.layernorm",
+    "head": "classifier",
+}
+
+# Also timm's own files before its version 0.9.
+MICROSOFT = Format(
+    name="Microsoft's",
+    marker=r"^layers\.0\.downsample\.",
+    prepare=_timm_prepare,
+    resize_rule="bicubic",
+    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head"}, merging_before=1),
+)
+
+TIMM = Format(
+    name="timm",
+    marker=r"^patch_embed\.proj\.weight$",  # where the one before did not match
+    prepare=_timm_prepare,
+    resize_rule="bicubic",
+    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head.fc"}, merging_before=0),
+)
+
+HUGGINGFACE = Format(
+    name="Hugging Face (4, as on the Hub)",
+    marker=r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.",
+    prepare=_huggingface_prepare,
+    resize_rule="bicubic",
+    settings=_huggingface_settings,
+    modules=_modules(
+        "swin.encoder.layers.{s}.",
+        {
+            "norm1": "layernorm_before",
+            "attention/query": "attention.self.query",
+            "attention/key": "attention.self.key",
+            "attention/value": "attention.self.value",
+            "attention/out": "attention.output.dense",
+            "attention/relative_positions/embedding": f"attention.self.{_TABLE}",
+            "norm2": "layernorm_after",
+            "mlp/fc1": "intermediate.dense",
+            "mlp/fc2": "output.dense",
+        },
+        _HUGGINGFACE_OUTSIDE,
+        merging_before=1,
+    ),
+)
+
+HUGGINGFACE_5 = Format(
+    name="Hugging Face (5)",
+    marker=r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.",
+    prepare=_huggingface_prepare,
+    resize_rule="bicubic",
+    settings=_huggingface_settings,
+    modules=_modules(
+        "swin.encoder.layers.{s}.",
+        {
+            "norm1": "layernorm_before",
+            "attention/query": "attention.q_proj",
+            "attention/key": "attention.k_proj",
+            "attention/value": "attention.v_proj",
+            "attention/out": "attention.o_proj",
+            "attention/relative_positions/embedding": f"attention.relative_position_bias.{_TABLE}",
+            "norm2": "layernorm_after",
+            "mlp/fc1": "mlp.fc1",
+            "mlp/fc2": "mlp.fc2",
+        },
+        _HUGGINGFACE_OUTSIDE,
+        merging_before=1,
+    ),
+)
+
+FORMATS = (MICROSOFT, TIMM, HUGGINGFACE, HUGGINGFACE_5)
+
+
+def _check_expressible(model, arrays, image_size):
+    side = 2 * model.window - 1
+    smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
+    grid = padded_grid(image_size, model.patch_size)
+    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
+    problems = {
+        f"position={model.position}": model.position not in ("relative", "both"),
+        "shift=False": not model.shift,
+        "no head": not model.num_classes,
+        f"a window of {model.window} is more than a whole map": smaller,
+        "a map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
+    }
+    if found := [name for name, is_so in problems.items() if is_so]:
+        raise UserError(f"Hugging Face's SwinForImageClassification cannot express this model: {', '.join(found)}")
+
+
+def to_huggingface(
+    folder: str | Path, model: Swin, params: dict, classes: tuple[str, ...], image_size: tuple[int, int], channels: int
+) -> None:
+    """Writes model.safetensors and config.json, which transformers' SwinForImageClassification.from_pretrained loads.
+
+    Names are version 4's, as on the Hub, which version 5 reads too. `image_size` is (height, width). UserError if
+    that class cannot compute this model for it, or the folder holds weights already.
+    """
+    variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
+    arrays = to_published(variables, HUGGINGFACE, model)
+    _check_expressible(model, arrays, image_size)
+    description = {
+        "architectures": ["SwinForImageClassification"],
+        "model_type": "swin",
+        **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
+        "patch_size": model.patch_size,
+        "embed_dim": model.width,
+        "depths": list(model.depths),
+        "window_size": model.window,
+        "mlp_ratio": model.mlp_ratio,
+        "use_absolute_embeddings": model.position == "both",
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "drop_path_rate": model.drop_path,
+    }
+    save_classifier(folder, flat_tables(arrays), description, classes, image_size, channels)

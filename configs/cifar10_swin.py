@@ -1,0 +1,39 @@
+"""A Swin of 7,073,188 parameters on CIFAR-10, after github.com/aanna0701/SPT_LSA_ViT (Lee et al. 2021).
+
+    python experiments/prepare.py cifar10
+    python experiments/train.py --config configs/cifar10_swin.py --workdir runs/cifar10_swin
+
+Three stages of 2, 6 and 4 blocks, width 96, windows of 4x4, patches of 2x2, absolute and relative positions.
+
+From there: AdamW at 1e-3 with decay 0.05, 10 of 100 epochs of warm-up, batches of 128 in which an image comes three
+times (an epoch is three passes), crop, flip, erasing, mixup or cutmix of half of the images, label smoothing 0.1,
+stochastic depth 0.1. Unlike there: RandAugment in place of CIFAR's AutoAugment, which we lack; decay of kernels only;
+1,000 images held out, of which the best checkpoint is chosen, in place of the test images.
+
+Published test accuracy: 0.9446. Not run here.
+"""
+
+from attnjax import config as config_lib
+from attnjax import models
+
+IMAGES = 49_000
+
+
+def get_config():
+    config = config_lib.classification()
+    config.model = models.fields("swin", "cifar", drop_path=0.1)
+    config.data.source = "tfds:cifar10"
+    config.data.train, config.data.validation = f"train[:{IMAGES}]", f"train[{IMAGES}:]"
+    config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    augment = config.data.augment
+    augment.crop, augment.flip, augment.repeats = "pad", True, 3
+    augment.randaugment_layers, augment.randaugment_magnitude = 2, 9.0
+    augment.mixup, augment.cutmix, augment.mix_probability = 1.0, 1.0, 0.5
+    augment.erase, augment.erase_fill = 0.25, "zero"
+    config.label_smoothing = 0.1
+    config.epochs = 100.0
+    config.batch_size = 128
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.warmup_steps = 10 * augment.repeats * IMAGES // config.batch_size
+    return config

@@ -1,0 +1,445 @@
+"""Translation against PyTorch: transformers' Marian, torch.nn's Transformer layers, torch.nn's recurrent networks.
+
+Logits agree within 1e-5, gradients within 1e-4 of the largest entry of each array, searches token by token.
+"""
+
+import argparse
+import copy
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from attnjax.decoding import Options, beam_search, greedy
+from attnjax.models.transformer import Transformer
+from attnjax.nn.blocks import ACTIVATIONS
+from attnjax.nn.recurrent import Recurrent
+from attnjax.weights import transformer as weights
+from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, to_published
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+PAD, BOS, EOS = 0, 1, 2
+V, WIDTH, HEADS, HIDDEN, DEPTH, LENGTH = 60, 32, 4, 48, 2, 64
+
+
+def make_model(**fields):
+    defaults = dict(width=WIDTH, encoder_depth=DEPTH, decoder_depth=DEPTH, num_heads=HEADS, mlp_dim=HIDDEN)
+    marian = dict(max_length=LENGTH, positions="concatenated", epsilon=1e-5)
+    return Transformer(**{"source_vocabulary": V, "target_vocabulary": V, **defaults, **marian, **fields})
+
+
+def make_marian(seed, tie="all", source_vocabulary=V, spread=2.0, **fields):
+    """Returns a Marian with random weights that neither says one token for ever nor ends at once.
+
+    Its attention is sharp; the scale of its last norm, of size `spread`, has both signs, since a tied output would
+    otherwise find the token again that came in; and its last bias sets eos, on average, two below the likeliest token.
+    """
+    ids = dict(
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS, forced_eos_token_id=EOS
+    )
+    config = transformers.MarianConfig(
+        **{"activation_function": "relu", **ids, **fields},
+        vocab_size=source_vocabulary,
+        decoder_vocab_size=V,
+        share_encoder_decoder_embeddings=tie == "all",
+        tie_word_embeddings=tie != "none",
+        max_position_embeddings=LENGTH,
+        d_model=WIDTH,
+        encoder_layers=DEPTH,
+        decoder_layers=DEPTH,
+        encoder_ffn_dim=HIDDEN,
+        decoder_ffn_dim=HIDDEN,
+        encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS,
+        scale_embedding=True,
+    )
+    module = transformers.MarianMTModel(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    gains = {r"(shared|embed_tokens|lm_head)\.weight": 1, r"[qk]_proj\.weight": 2, "(v|out)_proj.weight": 0.6, "fc": 2}
+
+    def fill(name, shape):
+        noise = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            return ("norm.weight" in name) + 0.1 * noise
+        return noise * shape[1] ** -0.5 * next(gain for pattern, gain in gains.items() if re.search(pattern, name))
+
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "embed_positions" not in name:
+                parameter.copy_(fill(name, parameter.shape))
+        last = module.model.decoder.layers[-1].final_layer_norm
+        last.weight.copy_(spread * torch.randn(WIDTH, generator=generator))
+        logits = logits_of(module, *make_batch(source_vocabulary))
+        table = module.lm_head.weight[EOS]
+        last.bias.add_(((logits.max(-1)[0] - logits[..., EOS]).mean() - 2) / (table @ table) * table)
+    return module
+
+
+def make_batch(source_vocabulary=V):
+    """Returns sources of several lengths with eos and padding, and decoder inputs, (8, 9) and (8, 7) int."""
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(3, source_vocabulary, (8, 9)), rng.integers(3, V, (8, 7))
+    target[:, 0] = BOS
+    for row, length in enumerate((9, 3, 5, 7, 4, 8, 6, 2)):
+        source[row, length - 1], source[row, length:] = EOS, PAD
+        target[row, length:] = PAD
+    return source, target
+
+
+def logits_of(module, source, target, pad=PAD):
+    source, target = torch.from_numpy(source), torch.from_numpy(target)
+    return module(source, attention_mask=(source != pad).long(), decoder_input_ids=target).logits
+
+
+def by_marian(module, source, target):
+    """Returns logits, and the gradient by parameter name of the mean cross-entropy of the next token."""
+    logits, target = logits_of(module, source, target), torch.from_numpy(target)
+    cross_entropy = torch.nn.functional.cross_entropy
+    cross_entropy(logits[:, :-1].reshape(-1, V), target[:, 1:].reshape(-1), ignore_index=PAD).backward()
+    gradient = {name: p.grad.numpy() for name, p in module.named_parameters() if p.requires_grad}
+    return logits.detach().numpy(), gradient
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, source, target):
+    return model.apply({"params": params}, source, target)
+
+
+def by_us(model, params, source, target):
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss(params):
+        logits = model.apply({"params": params}, source, target)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], target[:, 1:])
+        return (losses * (target[:, 1:] != PAD)).sum() / (target[:, 1:] != PAD).sum(), logits
+
+    (_, logits), gradient = loss(params)
+    return np.asarray(logits), jax.tree.map(np.asarray, flatten_dict({"params": gradient}, sep="/"))
+
+
+def worst(ours, theirs, exactly_zero="$^"):
+    """Returns the largest difference of two dicts of arrays, each relative to its largest entry, and its name.
+
+    What is zero but for rounding is taken relative to the largest entry of all.
+    """
+    assert ours.keys() == theirs.keys()
+    scale = {name: np.abs(array).max() for name, array in theirs.items()}
+    largest = max(scale.values())
+    scale = {name: largest if re.search(exactly_zero, name) else own for name, own in scale.items()}
+    return max((np.abs(ours[name] - theirs[name]).max() / scale[name], name) for name in scale)
+
+
+@pytest.mark.parametrize("name", sorted(HUGGINGFACE_ACTIVATIONS.keys() & ACTIVATIONS.keys()))
+def test_activations_are_transformers(name):
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    for theirs in HUGGINGFACE_ACTIVATIONS[name]:
+        expected = transformers.activations.ACT2FN[theirs](torch.from_numpy(x))
+        np.testing.assert_allclose(ACTIVATIONS[name](x), expected, atol=1e-6, err_msg=theirs)
+
+
+@pytest.mark.parametrize(
+    ("tie", "activation", "source_vocabulary"),
+    [("all", "relu", V), ("decoder", "gelu", 50)],
+)
+def test_the_transformer_is_marian(tie, activation, source_vocabulary, tmp_path):
+    named = HUGGINGFACE_ACTIVATIONS[activation][0]
+    module = make_marian(0, tie, source_vocabulary, spread=1.0, activation_function=named)
+    module.save_pretrained(tmp_path)
+    model = make_model(tie=tie, activation=activation, source_vocabulary=source_vocabulary)
+    batch = make_batch(source_vocabulary)
+    logits, gradient = by_marian(module, *batch)
+    ours, our_gradient = by_us(model, weights.read(tmp_path, model), *batch)
+    our_gradient = to_published(our_gradient, weights.HUGGINGFACE.format, model)
+    difference = np.abs(ours - logits).max()
+    # Softmax ignores what is added to all keys.
+    relative = worst(our_gradient, gradient, exactly_zero=r"k_proj\.bias$")
+    print(f"\nMarian {tie} {activation}: logits {difference:.1e} of {np.abs(logits).max():.1f}; gradient {relative}")
+    assert np.abs(logits).max() > 1
+    assert difference < 1e-5
+    assert relative[0] < 1e-4
+
+
+@pytest.mark.parametrize("tie", ["all", "decoder", "none"])
+def test_what_we_write_is_what_marian_loads(tie, tmp_path):
+    module = make_marian(1, tie)
+    module.save_pretrained(tmp_path / "theirs")
+    model = make_model(tie=tie)
+    params = weights.read(tmp_path / "theirs", model)
+    weights.to_huggingface(tmp_path / "ours", model, params)
+    back, report = transformers.MarianMTModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["unexpected_keys"] and not report["mismatched_keys"]
+    described = {
+        name: value for name, value in module.config.to_diff_dict().items() if name not in ("dtype", "init_std")
+    }
+    assert back.config.to_diff_dict().items() >= described.items()
+    assert back.generation_config.bad_words_ids == [[PAD], [BOS]]
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
+    logits = logits_of(back.eval(), *make_batch())
+    assert torch.equal(logits, logits_of(module, *make_batch()))
+    np.testing.assert_allclose(forward(model, params, *make_batch()), logits.detach(), atol=1e-5)
+
+
+def test_padding_may_be_any_token(tmp_path):
+    """As in opus-mt: padding is the last token, and the decoder starts from it; ours has it first."""
+    ids = dict(pad_token_id=V - 1, decoder_start_token_id=V - 1, eos_token_id=0, bos_token_id=0)
+    module = make_marian(2, **ids)
+    module.config.save_pretrained(tmp_path)
+    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")  # with every table by all its names
+    assert {"lm_head.weight", "model.encoder.embed_positions.weight"} <= module.state_dict().keys()
+    model = make_model()
+    source, target = (np.where(tokens == PAD, V - 1, tokens) for tokens in make_batch())
+    target[:, 0] = V - 1
+    expected = logits_of(module, source, target, pad=V - 1)
+    logits = forward(model, weights.read(tmp_path, model), (source + 1) % V, (target + 1) % V)
+    np.testing.assert_allclose(logits, np.roll(expected.detach(), 1, axis=-1), atol=1e-5)
+
+
+class TorchTransformer(torch.nn.Module):
+    """fairseq's Transformer from PyTorch's own layers; pre-LN ones end with a norm."""
+
+    def __init__(self, norm_first):
+        super().__init__()
+        options = dict(
+            dim_feedforward=HIDDEN, dropout=0.0, layer_norm_eps=1e-5, batch_first=True, norm_first=norm_first
+        )
+        encoder = torch.nn.TransformerEncoderLayer(WIDTH, HEADS, **options)
+        decoder = torch.nn.TransformerDecoderLayer(WIDTH, HEADS, **options)
+        norm = torch.nn.LayerNorm(WIDTH) if norm_first else None
+        self.table = torch.nn.Embedding(V, WIDTH)
+        self.encoder = torch.nn.TransformerEncoder(encoder, DEPTH, copy.deepcopy(norm), enable_nested_tensor=False)
+        self.decoder = torch.nn.TransformerDecoder(decoder, DEPTH, copy.deepcopy(norm))
+        half = torch.arange(WIDTH // 2, dtype=torch.float64)
+        angles = (2 + torch.arange(LENGTH))[:, None] * torch.exp(-half * np.log(10000) / (WIDTH // 2 - 1))
+        self.positions = torch.cat([angles.sin(), angles.cos()], -1).float()
+
+    def forward(self, source, target, pad):
+        def embed(tokens):
+            return self.table(tokens) * WIDTH**0.5 + self.positions[: tokens.shape[1]]
+
+        causal = torch.nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        memory = self.encoder(embed(source), src_key_padding_mask=source == pad)
+        x = self.decoder(embed(target), memory, tgt_mask=causal, memory_key_padding_mask=source == pad)
+        return x @ self.table.weight.T
+
+
+# torch.nn's names -> those of an old fairseq checkpoint, whose projections are packed as torch.nn's are.
+OLD_FAIRSEQ = {
+    "multihead_attn": "encoder_attn",
+    "linear1": "fc1",
+    "linear2": "fc2",
+    r"norm1\.": "layer_norms.0.",
+    r"norm2\.": "layer_norms.1.",
+    r"norm3\.": "layer_norms.2.",
+    r"^(..)coder\.norm\.": r"\1coder.layer_norm.",
+}
+
+
+def old_fairseq(module):
+    state = {"encoder.version": torch.ones(1), "decoder.embed_positions._float_tensor": torch.ones(1)}
+    for name, tensor in module.state_dict().items():
+        for torchs, fairseqs in OLD_FAIRSEQ.items():
+            name = re.sub(torchs, fairseqs, name)
+        state[name] = tensor
+    table = state.pop("table.weight")
+    return state | {f"{part}.embed_tokens.weight": table for part in ("encoder", "decoder")}
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_transformer_is_torchs_layers_with_fairseqs_names(norm, tmp_path):
+    torch.manual_seed(0)
+    module = TorchTransformer(norm == "pre").eval()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter += 0.2 * torch.randn_like(parameter) * (WIDTH**-0.5 if "weight" in name else 1)
+        module.table.weight *= WIDTH**-0.5
+    options = argparse.Namespace(arch="transformer_iwslt_de_en", encoder_attention_heads=HEADS)
+    torch.save({"args": options, "model": old_fairseq(module), "extra_state": {"epoch": 3}}, tmp_path / "model.pt")
+    model = make_model(norm=norm, positions="fairseq")
+    params = weights.read(tmp_path / "model.pt", model)
+    source, target = make_batch()
+    theirs = [torch.from_numpy(np.array([1, 0, *range(2, V)])[tokens]) for tokens in (source, target)]
+    expected = module(*theirs, pad=1).detach().numpy()
+    logits = np.asarray(forward(model, params, source, target))
+    print(f"\ntorch.nn {norm}: logits {np.abs(logits[..., 2:] - expected[..., 2:]).max():.1e}")
+    np.testing.assert_allclose(logits[..., [1, 0, *range(2, V)]], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=[0, 1, 3, 5], ids=lambda seed: f"seed {seed}")
+def both(request, tmp_path_factory):
+    """Returns Marian with random weights, as we wrote it, and the parameters of ours."""
+    theirs, ours = tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("ours")
+    make_marian(request.param).save_pretrained(theirs)
+    params = weights.read(theirs, make_model())
+    weights.to_huggingface(ours, make_model(), params)
+    return transformers.MarianMTModel.from_pretrained(ours).eval(), params
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(search, options, params, source):
+    model = make_model()
+
+    def step(cache, token, position):
+        return model.apply({"params": params}, cache, token, position, method="step")
+
+    cache = model.apply({"params": params}, source, options.max_length, method="start_cache")
+    return search(step, cache, options)
+
+
+def generate(module, **options):
+    """Returns Marian's outputs up to eos, as lists of tokens, and their scores."""
+    source = torch.from_numpy(make_batch()[0])
+    found = module.generate(
+        source,
+        attention_mask=(source != PAD).long(),
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **options,
+    )
+    rows = [row[1 : 2 + row[1:].index(EOS)] for row in found.sequences.tolist()]
+    return rows, getattr(found, "sequences_scores", None)
+
+
+def rows_of(found):
+    return [tokens[:length].tolist() for tokens, length in zip(found.tokens[:, 0], found.lengths[:, 0], strict=True)]
+
+
+# Where no search reaches the greatest length, so that every eos is of the model's own choice, Marian's search and ours
+# follow the same rules if it stops early (`early_stopping=True`): once as many hypotheses have finished as there are
+# beams. Both rank by summed log-probability over length^penalty, eos counted and the first token not. Their lower ranks
+# may differ, as Marian drops an earlier hypothesis for a better one of the last step; the best cannot. Marian's
+# max_length counts the first token and eos, ours eos alone; its min_new_tokens neither, our min_length eos.
+# Without a rule against repetition, random weights fall into loops.
+CASES = {
+    "length": (dict(length_penalty="average", no_repeat_ngram=2), dict(length_penalty=1.0, no_repeat_ngram_size=2)),
+    "length^1.4": (
+        dict(length_penalty="average", alpha=1.4, no_repeat_ngram=2),
+        dict(length_penalty=1.4, no_repeat_ngram_size=2),
+    ),
+    "length^0.6": (
+        dict(length_penalty="average", alpha=0.6, no_repeat_ngram=1),
+        dict(length_penalty=0.6, no_repeat_ngram_size=1),
+    ),
+    "sum": (dict(length_penalty="none", no_repeat_ngram=2), dict(length_penalty=0.0, no_repeat_ngram_size=2)),
+}
+
+
+def search_both(both, case):
+    """Returns what beam search finds: ours, with all ranks, and Marian's rows and scores."""
+    (module, params), (ours, theirs) = both, CASES[case]
+    options = Options(max_length=50, min_length=3, beam_size=4, n_best=4, **ours)
+    found = jax.device_get(run(beam_search, options, params, make_batch()[0]))
+    return found, *generate(module, num_beams=4, early_stopping=True, max_length=51, min_new_tokens=2, **theirs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_beam_search_is_marians(both, case):
+    found, rows, scores = search_both(both, case)
+    print(f"\nbeam search, {case}: scores {np.abs(found.scores[:, 0] - scores.numpy()).max():.1e}")
+    assert found.lengths.max() < 50
+    assert rows_of(found) == rows
+    np.testing.assert_allclose(found.scores[:, 0], scores, rtol=1e-6, atol=1e-5)
+
+
+def test_what_is_found_differs_from_sentence_to_sentence(both):
+    rows = rows_of(search_both(both, "length")[0])
+    assert len(set(map(tuple, rows))) >= 7
+    assert len({len(row) for row in rows}) >= 5
+    assert len({token for row in rows for token in row}) >= 15
+
+
+@pytest.mark.parametrize("ngram", [0, 2])
+def test_greedy_search_is_marians(both, ngram):
+    module, params = both
+    options = Options(max_length=30, no_repeat_ngram=ngram)
+    found = jax.device_get(run(greedy, options, params, make_batch()[0]))
+    rows, _ = generate(module, num_beams=1, max_length=31, no_repeat_ngram_size=ngram)
+    assert rows_of(found) == rows
+
+
+# cell of ours -> torch's
+CELLS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+INPUTS, STATES = 5, 7
+
+
+@pytest.fixture
+def sequences():
+    """Returns inputs (3, 6, INPUTS) of three lengths, not in order, and the lengths."""
+    return np.random.default_rng(0).normal(size=(3, 6, INPUTS)).astype(np.float32), np.array([4, 6, 1])
+
+
+def torch_parameters(module):
+    """Returns its parameters as those of our Recurrent, by layer and direction."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        kind, part, layer, reverse = re.fullmatch(r"(weight|bias)_(ih|hh)_l(\d)(_reverse)?", name).groups()
+        array = parameter.detach().numpy()
+        ours = found.setdefault((int(layer), bool(reverse)), {}).setdefault({"ih": "input", "hh": "hidden"}[part], {})
+        ours["kernel" if kind == "weight" else "bias"] = array.T if kind == "weight" else array
+    return found
+
+
+def run_recurrent(cell, layers, params, x, mask):
+    """Returns outputs, and the last states as torch's: arrays (layers * directions, B, STATES)."""
+    states = []
+    for layer in range(layers):
+        directions = [reverse for number, reverse in sorted(params) if number == layer]
+        outputs = []
+        for reverse in directions:
+            y, state = Recurrent(cell, STATES).apply({"params": params[layer, reverse]}, x, mask, reverse=reverse)
+            outputs.append(y)
+            states.append(state)
+        x = jnp.concatenate(outputs, -1)
+    return x, tuple(jnp.stack(arrays) for arrays in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_layers_are_torchs(cell, bidirectional, sequences):
+    x, lengths = sequences
+    torch.manual_seed(0)
+    module = CELLS[cell](INPUTS, STATES, num_layers=2, bidirectional=bidirectional, batch_first=True)
+    given = torch.from_numpy(x).requires_grad_()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(given, lengths, batch_first=True, enforce_sorted=False)
+    outputs, last = module(packed)
+    outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True)
+    last = last if isinstance(last, tuple) else (last,)
+    rng = np.random.default_rng(1)
+    factors = [rng.normal(size=array.shape).astype(np.float32) for array in (outputs, *last)]
+    sum((torch.from_numpy(f) * array).sum() for f, array in zip(factors, (outputs, *last), strict=True)).backward()
+
+    mask = np.arange(x.shape[1]) < lengths[:, None]
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(params, x):
+        found, states = run_recurrent(cell, 2, params, x, mask)
+        arrays = (found, *states)
+        return sum((f * array).sum() for f, array in zip(factors, arrays, strict=True)), arrays
+
+    (_, arrays), (gradient, of_x) = loss(torch_parameters(module), x)
+    for ours, theirs in zip(arrays, (outputs, *last), strict=True):
+        np.testing.assert_allclose(ours, theirs.detach(), atol=1e-6)
+    for parameter in module.parameters():
+        parameter.data = parameter.grad
+    expected = {"x": given.grad.numpy(), **flatten_keys(torch_parameters(module))}
+    relative = worst({"x": np.asarray(of_x), **flatten_keys(gradient)}, expected)
+    print(f"\n{cell}: outputs {np.abs(arrays[0] - outputs.detach().numpy()).max():.1e}; gradient {relative}")
+    assert relative[0] < 1e-5
+
+
+def flatten_keys(params):
+    return {
+        f"{layer} {reverse} {part} {leaf}": np.asarray(array)
+        for (layer, reverse), parts in params.items()
+        for part, leaves in parts.items()
+        for leaf, array in leaves.items()
+    }

@@ -1,0 +1,226 @@
+"""Swin checkpoints: every naming read as the same variables, tables resized, what Hugging Face cannot express."""
+
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.nn.positions import resize_grid, resize_positions
+from attnjax.training import run
+from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.weights import published, swin, transfer
+from attnjax.weights.naming import to_published
+from attnjax.workloads.classification import ClassificationWorkload
+
+SMALL = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3, mlp_ratio=2.0)
+CLASSES = ("cat", "dog", "owl")
+TABLE = "params/stage1_block2/attention/relative_positions/embedding"
+POSITIONS = "params/positions/embedding"
+
+
+def make_config(image_size=(16, 16), **fields):
+    config = config_lib.classification()
+    config.model = models.fields("swin", **(SMALL | fields))
+    config.data.image_size = image_size
+    return config
+
+
+def build(config):
+    return models.build(config.model, num_classes=len(CLASSES))
+
+
+def random_variables(config):
+    rng = np.random.default_rng(0)
+    shapes = published.variable_shapes(build(config), (1, *config.data.image_size, config.data.channels))
+    return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
+
+
+def named(fmt, config):
+    """Returns arrays as the format's files have them, and the variables in them."""
+    variables = random_variables(config)
+    arrays = swin.flat_tables(to_published(variables, fmt, build(config)))
+    return (fuse_qkv(arrays) if fmt in (swin.MICROSOFT, swin.TIMM) else arrays), variables
+
+
+def fuse_qkv(arrays):
+    """Undoes split_qkv."""
+    fused = {name: array for name, array in arrays.items() if not re.search(r"attn\.(query|key|value)", name)}
+    for name in arrays:
+        if "attn.query" in name:
+            parts = [arrays[name.replace("query", part)] for part in ("query", "key", "value")]
+            fused[name.replace("query", "qkv")] = np.concatenate(parts)
+    return fused
+
+
+BUFFERS = {
+    "layers.0.blocks.1.attn_mask": np.zeros((9, 9, 9), np.float32),
+    "layers.0.blocks.0.attn.relative_position_index": np.zeros((9, 9), np.int64),
+    "swin.encoder.layers.0.blocks.0.attention.self.relative_position_index": np.zeros((9, 9), np.int64),
+}
+
+
+@pytest.mark.parametrize("fmt", swin.FORMATS, ids=lambda fmt: fmt.name)
+def test_every_naming_is_read_and_buffers_are_dropped(fmt, tmp_path):
+    config = make_config(position="both")
+    arrays, variables = named(fmt, config)
+    safetensors.numpy.save_file(arrays | BUFFERS, tmp_path / "a.safetensors")
+    assert published.detect(arrays, swin.FORMATS, "a") is fmt
+    read = published.read(tmp_path / "a.safetensors", config).variables
+    assert read.keys() == variables.keys()
+    for path, array in variables.items():
+        np.testing.assert_array_equal(read[path], array, err_msg=path)
+
+
+def test_names_and_shapes_are_those_of_the_published_files():
+    config = make_config(position="both")
+    expected = {
+        "patch_embed.proj.weight": (4, 3, 2, 2),
+        "patch_embed.norm.bias": (4,),
+        "absolute_pos_embed": (1, 64, 4),
+        "layers.0.blocks.1.norm1.weight": (4,),
+        "layers.0.blocks.1.attn.qkv.weight": (12, 4),
+        "layers.0.blocks.1.attn.qkv.bias": (12,),
+        "layers.0.blocks.1.attn.proj.weight": (4, 4),
+        "layers.1.blocks.0.attn.relative_position_bias_table": (25, 2),
+        "layers.1.blocks.0.mlp.fc1.weight": (16, 8),
+        "layers.0.downsample.norm.weight": (16,),
+        "layers.0.downsample.reduction.weight": (8, 16),
+        "norm.weight": (8,),
+        "head.weight": (3, 8),
+    }
+    shapes = {name: array.shape for name, array in named(swin.MICROSOFT, config)[0].items()}
+    assert expected.items() <= shapes.items()
+    assert len(shapes) == 5 + 3 * 13 + 3 + 2 + 2
+    timm = named(swin.TIMM, config)[0]
+    assert timm["layers.1.downsample.reduction.weight"].shape == (8, 16) and timm["head.fc.bias"].shape == (3,)
+    hub = named(swin.HUGGINGFACE, config)[0]
+    block = "swin.encoder.layers.0.blocks.1.attention.self."
+    assert hub[f"{block}relative_position_bias_table"].shape == (25, 1) and hub[f"{block}query.weight"].shape == (4, 4)
+    assert hub["swin.encoder.layers.0.downsample.reduction.weight"].shape == (8, 16)
+
+
+def test_bare_hugging_face_model_has_no_head(tmp_path):
+    arrays, variables = named(swin.HUGGINGFACE, make_config())
+    bare = {name.removeprefix("swin."): array for name, array in arrays.items() if "classifier" not in name}
+    safetensors.numpy.save_file(bare, tmp_path / "a.safetensors")
+    weights = published.read(tmp_path / "a.safetensors", make_config())
+    assert weights.num_classes == 0
+    assert weights.variables.keys() == {path for path in variables if "/head/" not in path}
+
+
+def load(path, config):
+    """Returns the parameters (flat) and the report of a new run from old weights."""
+    config.init_from = str(path)
+    state, report = transfer.initialise(run.abstract_state(ClassificationWorkload(config, CLASSES)), config)
+    return flatten_dict({"params": state.params}, sep="/"), report
+
+
+def test_another_window_and_image_size_resize_the_tables(tmp_path):
+    arrays, variables = named(swin.MICROSOFT, make_config(position="both"))
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    params, report = load(tmp_path / "a.safetensors", make_config((24, 19), window=5, position="both"))
+    # Of the second stage, whose map is 6x5, too.
+    assert report == [
+        "positions resized 8x8 -> 12x10 (bicubic)",
+        "relative positions resized 5x5 -> 9x9 (bicubic)",
+    ]
+    np.testing.assert_array_equal(params[TABLE], resize_grid(variables[TABLE], (9, 9), "bicubic"))
+    absolute = resize_positions(variables[POSITIONS], (8, 8), (12, 10), "bicubic")
+    np.testing.assert_array_equal(params[POSITIONS], absolute)
+
+
+def test_tables_shrink_with_the_window_where_the_map_is_smaller(tmp_path):
+    arrays, _ = named(swin.TIMM, make_config())
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    params, report = load(tmp_path / "a.safetensors", make_config((8, 5)))  # maps of 4x3 and 2x2
+    assert report == ["relative positions resized 5x5 -> 3x3 (bicubic)"]
+    assert params["params/stage2_block1/attention/relative_positions/embedding"].shape == (3, 3, 2)
+
+
+def test_a_run_goes_on_with_another_window_but_not_with_another_model(tmp_path):
+    config = make_config()
+    workload = ClassificationWorkload(config, CLASSES)
+    old = run.create_state(workload, make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1)))
+    checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
+    checkpoints.save_weights(old)
+    checkpoints.close()
+    run.write_description(tmp_path / "run", workload)
+    params, report = load(tmp_path / "run", make_config(window=4, shift_by="padding", drop_path=0.1))
+    assert report == ["relative positions resized 5x5 -> 7x7 (bicubic)"]
+    table = flatten_dict({"params": old.params}, sep="/")[TABLE]
+    np.testing.assert_array_equal(params[TABLE], resize_grid(table, (7, 7), "bicubic"))
+    with pytest.raises(UserError, match=r"is a run of another model \(model.shift: True -> False\)"):
+        load(tmp_path / "run", make_config(shift=False))
+
+
+def refused(path, config):
+    with pytest.raises(UserError) as error:
+        published.read(path, config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    arrays, _ = named(swin.MICROSOFT, make_config())
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    assert "17 missing: layers.0.blocks.2." in refused(path, make_config(depths=(3, 1)))
+    assert "1 missing: absolute_pos_embed" in refused(path, make_config(position="both"))
+    assert "3 left over: layers.0.blocks.0.attn.relative_position_bias_table" in refused(
+        path, make_config(position="none")
+    )
+    assert "of another shape: " in refused(path, make_config(mlp_ratio=4.0))
+    arrays["layers.0.blocks.0.attn.relative_position_bias_table"] = np.zeros((15, 1), np.float32)
+    safetensors.numpy.save_file(arrays, path)
+    assert "has 15 rows: only tables of square windows can be read" in refused(path, make_config())
+
+
+def write(folder, config, variables):
+    params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
+    return published.to_huggingface(folder, config, build(config), params, CLASSES)
+
+
+@pytest.mark.parametrize("position", ["relative", "both"])
+def test_written_for_hugging_face_and_read_again(position, tmp_path):
+    config = make_config(image_size=(16, 24), position=position)
+    variables = random_variables(config)
+    assert write(tmp_path / "out", config, variables) == "SwinForImageClassification"
+    weights = published.read(tmp_path / "out", config)
+    assert (weights.classes, weights.image_size) == (CLASSES, (16, 24))
+    assert weights.variables.keys() == variables.keys()
+    assert all(np.array_equal(weights.variables[path], array) for path, array in variables.items())
+    assert "config.json says num_heads=[1, 2], but this model has num_heads=(2, 2)" in refused(
+        tmp_path / "out", make_config(image_size=(16, 24), position=position, num_heads=(2, 2))
+    )
+    with pytest.raises(UserError, match=r"already holds a model\.safetensors"):
+        write(tmp_path / "out", config, variables)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(position="none"), "position=none"),
+        (dict(position="absolute"), "position=absolute"),
+        (dict(shift=False), "shift=False"),
+        (dict(window=5), "a window of 5 is more than a whole map"),
+        (dict(image_size=(12, 16)), "a map that shifts along one axis only"),
+    ],
+)
+def test_hugging_face_cannot_express(fields, message, tmp_path):
+    config = make_config(**fields)
+    with pytest.raises(UserError, match=f"cannot express this model: {message}$"):
+        write(tmp_path / "out", config, random_variables(config))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_writer_for_other_models(tmp_path):
+    config = config_lib.classification()
+    config.model = models.fields("lenet")
+    with pytest.raises(UserError, match="are not written for model 'lenet', only for: vit, swin"):
+        published.to_huggingface(tmp_path / "out", config, None, {}, CLASSES)
