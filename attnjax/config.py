@@ -13,7 +13,40 @@ from ml_collections import ConfigDict
 from attnjax.errors import UserError, nearest
 
 # Changing these between the stops of one run cannot change its weights.
-CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "eval_batch_size")
+CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
+
+
+def _common() -> dict[str, Any]:
+    """The fields of every experiment."""
+    return {
+        "seed": 0,
+        "epochs": 10.0,
+        "steps": 0,  # 0: from epochs
+        "accumulate": 1,  # parts of a batch whose gradients are summed one after another, for less memory
+        "label_smoothing": 0.0,
+        "ema_decay": 0.0,  # exponential moving average of the weights, used for evaluation; 0: off
+        "log_every": 50,  # steps
+        "eval_every": 0,  # steps between evaluations on the validation split; 0: every epoch
+        "save_every": 0,  # steps between checkpoints beside those of each evaluation; 0: none
+        "keep_checkpoints": 1,  # the last ones, beside the best; `--checkpoint=average` is their mean
+        "init_from": "",  # a run folder or a weights file to start a new run from
+        "model": {},
+        "optimizer": {
+            "name": "adamw",  # sgd, adam, adamw, lamb
+            "learning_rate": 1e-3,  # the peak; noam: the factor before d^-0.5
+            "schedule": "cosine",  # constant, cosine, linear, inverse_sqrt, noam
+            "warmup_steps": 0,
+            "end_learning_rate": 0.0,  # of cosine and linear
+            "noam_width": 512,  # d_model in noam's d^-0.5
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 0.0,  # on kernels only: never on biases, norms, class tokens, position tables
+            "clip_norm": 0.0,  # global norm of the gradient; 0: off
+        },
+    }
 
 
 def classification() -> ConfigDict:
@@ -22,20 +55,12 @@ def classification() -> ConfigDict:
     An experiment sets `model` (by `attnjax.models.fields`) and what it changes; a misspelt field raises.
     """
     return ConfigDict(
-        {
-            "seed": 0,
-            "epochs": 10.0,
-            "steps": 0,  # 0: from epochs
+        _common()
+        | {
+            "task": "classification",
             "batch_size": 128,  # over all devices
             "eval_batch_size": 512,
-            "label_smoothing": 0.0,
-            "ema_decay": 0.0,  # exponential moving average of the weights, used for evaluation; 0: off
-            "log_every": 50,  # steps
-            "eval_every": 0,  # steps between evaluations on the validation split; 0: every epoch
-            "save_every": 0,  # steps between checkpoints beside those of each evaluation; 0: none
             "best_metric": "accuracy",  # of the validation, chooses the best checkpoint; or "loss"
-            "init_from": "",  # a run folder or a weights file to start a new run from
-            "model": {},
             "data": {
                 "source": "",  # tfds:NAME, folder:PATH (or a zip) or idx:PATH
                 "data_dir": "",  # where TFDS sets are prepared; empty: TFDS's default
@@ -69,23 +94,60 @@ def classification() -> ConfigDict:
                     "repeats": 1,  # copies of an image in a batch
                 },
             },
-            "optimizer": {
-                "name": "adamw",  # sgd, adam, adamw, lamb
-                "learning_rate": 1e-3,  # the peak; noam: the factor before d^-0.5
-                "schedule": "cosine",  # constant, cosine, linear, inverse_sqrt, noam
-                "warmup_steps": 0,
-                "end_learning_rate": 0.0,  # of cosine and linear
-                "noam_width": 512,  # d_model in noam's d^-0.5
-                "b1": 0.9,
-                "b2": 0.999,
-                "epsilon": 1e-8,
-                "momentum": 0.9,
-                "nesterov": False,
-                "weight_decay": 0.0,  # on kernels only: never on biases, norms, class tokens, position tables
-                "clip_norm": 0.0,  # global norm of the gradient; 0: off
+        }
+    )
+
+
+def translation() -> ConfigDict:
+    """Returns the config of a translation experiment with every field at its default; see `classification`."""
+    return ConfigDict(
+        _common()
+        | {
+            "task": "translation",
+            "smoothing_form": "uniform",  # or "fairseq", "joeynmt": where label smoothing puts its mass
+            "best_metric": "bleu",  # of the validation, by greedy search; or "exact_match", "accuracy", "loss"
+            "data": {
+                "source": "",  # text:FOLDER, tsv:FILE:FIRST,SECOND or tfds:NAME
+                "data_dir": "",  # where TFDS sets are prepared; empty: TFDS's default
+                "languages": ("en", "de"),  # from, to
+                "train": "train",
+                "validation": "val",  # chooses the best checkpoint; empty: none
+                "test": "test",
+                "skip_blank": False,  # leave out pairs with a blank side
+                "vocabulary": {
+                    "kind": "bpe",  # or "unigram"
+                    "size": 8000,
+                    "joint": True,  # one for both languages
+                    "lowercase": False,
+                    "coverage": 1.0,  # share of characters
+                },
+                "sampling": {"alpha": 0.0, "nbest": -1},  # BPE-dropout, or unigram's subword regularisation
+                "batching": {
+                    "method": "bucket",  # or "pack"
+                    "max_tokens": 4096,  # of a batch over all devices, a side, padding included
+                    "max_length": 128,  # longer pairs are left out of training
+                    "shapes": 8,  # widths to compile for
+                },
+                "eval_tokens": 8192,  # of a batch of evaluation or decoding
+            },
+            "decoding": {
+                "beam_size": 4,
+                "length_penalty": "gnmt",  # ((5 + length) / 6)^alpha; "average": length^alpha; "none"
+                "alpha": 0.6,
+                "min_length": 1,  # counting eos
+                "extra_length": 50,  # an output has at most as many tokens more than its source
+                "no_repeat_ngram": 0,  # no n-gram of this size twice; 0: no such rule
+            },
+            "bleu": {
+                "tokenize": "13a",  # sacreBLEU's
+                "lowercase": False,
+                "moses": False,  # also tokenised BLEU, after Moses' normalisation and tokeniser
             },
         }
     )
+
+
+DEFAULTS = {"classification": classification, "translation": translation}
 
 
 def load(spec: str) -> ConfigDict:
@@ -164,13 +226,14 @@ def read(path: Path) -> ConfigDict:
             return {key: tuples(item) for key, item in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    config = classification()
     try:
+        saved = tuples(json.loads(path.read_text()))
+        config = DEFAULTS[saved.get("task", "classification")]()
         with config.unlocked():
-            config.update(tuples(json.loads(path.read_text())))
+            config.update(saved)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
-    except ValueError as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
     return config
 

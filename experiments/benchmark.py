@@ -2,8 +2,10 @@
 
 python experiments/benchmark.py layouts [--tokens 197 --width 384 --heads 6 --batch 8]
 python experiments/benchmark.py step --config configs/fashion_vit.py [--config.model.attention_kernel=xla ...]
+python experiments/benchmark.py step --config configs/multi30k_rnn.py configs/numwords_transformer.py --length 16 64
+python experiments/benchmark.py generate [--batch 8 --beam 4 --new_tokens 48]
 
-`layouts` runs the alternatives in turn, over and over, and prints each one's minimum and its ratio to the fastest.
+Alternatives run in turn, over and over: each one's least time counts, and its ratio to the fastest.
 """
 
 import argparse
@@ -14,14 +16,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from attnjax import cli
+from attnjax import cli, models, workloads
 from attnjax import config as config_lib
+from attnjax.decoding import Options
 from attnjax.errors import UserError
+from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import MLP
-from attnjax.training import parallel, run, state
+from attnjax.tasks.translation import Translation
+from attnjax.training import parallel, state
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
+from attnjax.workloads.classification import ClassificationWorkload
+
+TOKENS = {name: jax.ShapeDtypeStruct((1, 4), np.int32) for name in ("source", "target")}
 
 
 class _DenseMLP(nn.Module):
@@ -76,46 +84,96 @@ def layouts(args) -> None:
         _show(f"{title}, gradient", minimum_times(gradient, inputs, args.rounds))
 
 
-def step(args) -> None:
-    """Times the training step of a config on random images."""
-    if not args.config:
-        raise UserError("step needs --config configs/X.py")
-    config = config_lib.load(args.config)
-    config_lib.override(config, args.overrides)
-    task = run.build_task(config, num_classes=10)
-    schedule = make_schedule(config.optimizer, steps=10**6)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    train_state = state.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
-    train_step = parallel.data_parallel(make_train_step(task, optimizer, schedule, config.ema_decay), donate=True)
+def _classification(config, length):
+    workload = ClassificationWorkload(config, tuple("0123456789"))
     rng = np.random.default_rng(0)
     batch = {
-        "image": rng.normal(size=(config.batch_size, *run.image_shape(config)[1:])).astype(np.float32),
+        "image": rng.normal(size=(config.batch_size, *workload.example["image"].shape[1:])).astype(np.float32),
         "label": rng.integers(10, size=config.batch_size).astype(np.int32),
         "mask": np.ones(config.batch_size, bool),
     }
-    times = []
-    for _ in range(args.rounds + 2):
-        began = time.perf_counter()
+    return workload.task, workload.example, batch
+
+
+def _translation(config, length):
+    size = config.data.vocabulary.size
+    model = models.build(config.model, source_vocabulary=size, target_vocabulary=size)
+    rows = max(1, config.data.batching.max_tokens // length)
+    rng = np.random.default_rng(0)
+    batch = {
+        "source": rng.integers(4, size, (rows, length)).astype(np.int32),
+        "target": rng.integers(4, size, (rows, length + 1)).astype(np.int32),
+        "mask": np.ones(rows, bool),
+    }
+    return Translation(model, config.label_smoothing, config.smoothing_form), TOKENS, batch
+
+
+def _step(config, length):
+    """Returns a function that takes a training step on random data of a config's shapes, and the batch."""
+    task, example, batch = {"classification": _classification, "translation": _translation}[config.task](config, length)
+    schedule = make_schedule(config.optimizer, steps=10**6)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    train_state = state.create(task, optimizer, example, config.seed, ema=config.ema_decay > 0)
+    train_step = make_train_step(task, optimizer, schedule, config.ema_decay, config.accumulate)
+    train_step = parallel.data_parallel(train_step, donate=True)
+
+    def step():
+        nonlocal train_state
         train_state, metrics = train_step(train_state, batch)
-        jax.block_until_ready(metrics)
-        times.append(time.perf_counter() - began)
-    times = sorted(times[2:])
-    median = times[len(times) // 2]
-    print(f"{parallel.describe()}; {args.config}, batch {config.batch_size}")
-    print(f"step: min {times[0] * 1e3:.1f} ms, median {median * 1e3:.1f} ms, {config.batch_size / median:.0f} images/s")
+        return metrics
+
+    return step, batch
+
+
+def step(args) -> None:
+    """Times the training steps of configs on random data; several configs in turn, at each length of sentences."""
+    if not args.config:
+        raise UserError("step needs --config configs/X.py")
+    print(parallel.describe())
+    for length in args.length:
+        steps, sizes = {}, {}
+        for path in args.config:
+            config = config_lib.load(path)
+            config_lib.override(config, args.overrides)
+            steps[path], batch = _step(config, length)
+            shape = next(iter(batch.values())).shape
+            unit = workloads.WORKLOADS[config.task].unit
+            sizes[path] = (shape[0] * (length if unit == "tokens" else 1), unit)
+        times = minimum_times(steps, dict.fromkeys(steps, ()), args.rounds)
+        _show(f"training step{f', {length} tokens' if unit == 'tokens' else ''}", times)
+        for path, seconds in times.items():
+            count, unit = sizes[path]
+            print(f"  {path:<42} {count / seconds:9.0f} {unit}/s")
+
+
+def generate(args) -> None:
+    """Times decoding: a base Transformer of random weights, a source of 32 tokens, as many new ones as asked for."""
+    task = Translation(Transformer(8000, 8000, **TRANSFORMER_SIZES["base"]))
+    variables = task.init(jax.random.key(0), TOKENS)
+    source = np.random.default_rng(0).integers(4, 8000, (args.batch, 32)).astype(np.int32)
+    length = args.new_tokens + 1  # eos, which no shorter output may have
+    options = Options(max_length=length, min_length=length, beam_size=args.beam)
+    decode = parallel.per_example(lambda variables, source: task.generate(*variables, source, options))
+    assert (decode(variables, source).lengths == length).all()
+    print(parallel.describe())
+    name = f"batch {args.batch}, beam {args.beam}, {args.new_tokens} tokens"
+    _show("generate, Transformer base", minimum_times({name: decode}, {name: (variables, source)}, args.rounds))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["layouts", "step"])
-    parser.add_argument("--config", help="for step")
+    parser.add_argument("what", choices=["layouts", "step", "generate"])
+    parser.add_argument("--config", nargs="+", help="for step: one or several")
+    parser.add_argument("--length", type=int, nargs="+", default=[32], help="for step: tokens of sentences")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=197)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=8, help="for layouts and generate")
+    parser.add_argument("--tokens", type=int, default=197, help="for layouts")
+    parser.add_argument("--width", type=int, default=384, help="for layouts")
+    parser.add_argument("--heads", type=int, default=6, help="for layouts")
+    parser.add_argument("--beam", type=int, default=4, help="for generate")
+    parser.add_argument("--new_tokens", type=int, default=48, help="for generate")
     args = cli.parse_args(parser)
-    {"layouts": layouts, "step": step}[args.what](args)
+    {"layouts": layouts, "step": step, "generate": generate}[args.what](args)
 
 
 if __name__ == "__main__":

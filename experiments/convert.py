@@ -13,11 +13,12 @@ from pathlib import Path
 from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.errors import UserError
-from attnjax.training import run, state
+from attnjax.training import run
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import published, transfer
 from attnjax.weights.vit import to_huggingface
+from attnjax.workloads.classification import ClassificationWorkload
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--huggingface", type=Path, metavar="FOLDER", help="the folder to write Hugging Face weights to"
     )
-    parser.add_argument("--checkpoint", default="best", help="of the run folder: best, latest, or a step")
+    parser.add_argument("--checkpoint", default="best", help=cli.CHECKPOINT_HELP)
     args = cli.parse_args(parser)
     if args.huggingface:
         if args.config or args.workdir or args.classes or args.overrides:
@@ -48,8 +49,9 @@ def main() -> None:
 def export_run(workdir: Path, checkpoint: str, folder: Path) -> None:
     """Writes a run's weights as Hugging Face's."""
     trained = run.open_run(workdir, checkpoint)
-    data = trained.config.data
-    to_huggingface(folder, trained.task.model, trained.params, trained.classes, tuple(data.image_size), data.channels)
+    trained.expect("classification")
+    data, classes = trained.config.data, trained.workload.classes
+    to_huggingface(folder, trained.task.model, trained.params, classes, tuple(data.image_size), data.channels)
     print(f"{folder}: weights of step {trained.step:,} for transformers' ViTForImageClassification")
 
 
@@ -59,14 +61,14 @@ def import_weights(source: Path, config, workdir: Path, class_names: str | None)
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
     weights = published.read(source, config)
     classes = _classes(weights, class_names)
-    task = run.build_task(config, len(classes))
+    workload = ClassificationWorkload(config, classes)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=0))
-    fresh = state.create(task, optimizer, run.image_shape(config), config.seed, ema=config.ema_decay > 0)
+    fresh = run.create_state(workload, optimizer)
     converted, report = transfer.load(fresh, weights, config)
     checkpoints = Checkpoints(workdir, config.best_metric)
     checkpoints.save_weights(converted)
     checkpoints.close()
-    run.write_description(workdir, config, classes)
+    run.write_description(workdir, workload)
     for line in report:
         print(line)
     print(f"{workdir}: {config.model.name} of {len(classes)} classes, from {source}")

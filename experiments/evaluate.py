@@ -1,18 +1,16 @@
-"""Measures a run's accuracy on a split, each example counted once.
+"""Measures a run on a split: accuracy of a classifier; BLEU and chrF of a translator, with its translations in a file.
 
 python experiments/evaluate.py --workdir runs/digits [--split test] [--checkpoint best] [--config.data.source=...]
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
-from attnjax import cli, data
+from attnjax import cli
 from attnjax import config as config_lib
-from attnjax.errors import UserError
-from attnjax.training import loop, parallel
 from attnjax.training.run import open_run
-from attnjax.training.step import make_eval_step
 from attnjax.weights.transfer import at_image_size
 
 
@@ -20,32 +18,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
     parser.add_argument("--split", help="a split of the data; default: the config's data.test")
-    parser.add_argument("--checkpoint", default="best", help="best (by validation; else the latest), latest, or a step")
+    parser.add_argument("--checkpoint", default="best", help=cli.CHECKPOINT_HELP)
     args = cli.parse_args(parser)
     run = open_run(args.workdir, args.checkpoint)
     config = config_lib.resolve(run.config)
     config_lib.override(config, args.overrides)
-    if config.data.image_size != run.config.data.image_size:
+    if config.task == "classification" and config.data.image_size != run.config.data.image_size:
         run = at_image_size(run, tuple(config.data.image_size))
-    parallel.check_batch_size("eval_batch_size", config.eval_batch_size)
+    workload = dataclasses.replace(run.workload, config=config)
 
     split = args.split or config.data.test
-    source = data.open_split(config, split)
-    if source.classes != run.classes:
-        raise UserError(
-            f"the classes of {config.data.source} ({_some(source.classes)}) are not the model's ({_some(run.classes)})"
-        )
-    eval_step = parallel.data_parallel(make_eval_step(run.task))
-    metrics = loop.evaluate(eval_step, (run.params, run.model_state), data.eval_batches(config, source))
-    result = {"split": split, "images": len(source), "step": run.step, **metrics}
-    (args.workdir / f"evaluation_{_file_name(split)}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{config.data.source} {split}: {len(source):,} images, checkpoint of step {run.step:,}")
-    for name, value in metrics.items():
-        print(f"{split} {name} {value:.4f}")
-
-
-def _some(classes):
-    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    report = workload.test(split, run.variables)
+    name = f"evaluation_{_file_name(split)}"
+    result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
+    result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
+    (args.workdir / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    for ending, text in report.files.items():
+        (args.workdir / f"{name}.{ending}").write_text(text)
+    examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
+    print(f"{config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
+    for metric, value in report.metrics.items():
+        note = f"  ({report.notes[metric]})" if metric in report.notes else ""
+        print(f"{split} {metric} {value:.4f}{note}")
 
 
 def _file_name(split):

@@ -41,11 +41,12 @@ def entry(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def process():
-    """Starts an entry point as a user would, on one device: process(name, *arguments) -> Popen."""
+    """Starts an entry point as a user would, on one device: process(name, *arguments, stdin=None) -> Popen."""
     env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
-    def start(name, *arguments):
+    def start(name, *arguments, stdin=None):
         command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=env, text=True, cwd=ROOT, **pipes)
 
     return start

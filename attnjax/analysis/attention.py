@@ -1,7 +1,10 @@
-"""What a Vision Transformer attends to."""
+"""What a model attends to: a Vision Transformer among its patches, a decoder in its source."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from attnjax.data.text import BOS
 from attnjax.errors import UserError
 from attnjax.training.run import Run
 
@@ -15,6 +18,28 @@ def attention_maps(run: Run, image) -> np.ndarray:
     if not layers:
         raise UserError(f"a {run.config.model.name} has no attention to show; use a ViT's run folder")
     return np.stack([blocks[name]["attention"]["attention"][0] for name in layers])
+
+
+def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Returns the source's subwords (S), and what each target subword (T) looks at, (L, heads, T, S).
+
+    `line` is what was translated, `subwords` its translation; both end in eos. An RNN has one layer and one head.
+    """
+    model, vocabulary = run.task.model, run.workload.vocabulary
+    source = run.workload.cut(run.workload.encode([line])[0])
+    target = [BOS, *vocabulary.target.piece_to_id(list(subwords))]
+    variables = {"params": run.params, **run.model_state}
+    arrays = (np.array([ids], np.int32) for ids in (source, target[:-1]))
+    _, state = model.apply(variables, *arrays, mutable=["intermediates"])
+    found = state.get("intermediates", {})
+    if "decoder" in found:
+        maps = [found["decoder"]["attention"][0][:, None]]
+    else:
+        layers = sorted((name for name in found if name.startswith("decoder")), key=lambda name: int(name[8:]))
+        maps = [found[name]["cross_attention"]["attention"][0] for name in layers]
+    if not maps:
+        raise UserError("this model has no attention to show: it is an RNN with model.attention=none")
+    return list(vocabulary.source.id_to_piece(source)), np.stack(maps)[:, 0]
 
 
 def rollout(weights: np.ndarray) -> np.ndarray:

@@ -167,8 +167,6 @@ def train_iterator(
         UserError: no pair is short enough, or the processes cannot share the rows.
     """
     _check_processes(batching.row_multiple, process_index, process_count)
-    if seed < 0:
-        raise UserError(f"seed is {seed}: it should be 0 or more")
     if dropped := _count_dropped(corpus(0), batching):
         logging.warning(
             "left out %d of %d pairs, longer than max_length %d", dropped, len(corpus(0)), batching.max_length
@@ -225,6 +223,30 @@ def eval_batches(
 
     dataset = grain.MapDataset.range(len(batches)).map(batch)
     return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH))
+
+
+def source_batches(
+    sentences: Sequence[Sequence[int]], *, max_tokens: int = 4096, max_length: int = 1024, row_multiple: int = 8
+) -> Iterable[Batch]:
+    """Makes batches to translate, short to long: `source` and `index` as in `eval_batches`, of few different shapes.
+
+    Unlike there, the widths do not depend on the sentences, so that any text is read with the same compiled code: 16,
+    32, 64, ... up to `max_length`, which no sentence may exceed. Rows too are powers of two times `row_multiple`.
+    """
+    widths = [16]
+    while widths[-1] < max_length:
+        widths.append(2 * widths[-1])
+    widths[-1] = max_length
+    sides = _sentences(sentences)
+
+    def rows(width: int) -> int:
+        full = max(1, max_tokens // width // row_multiple)
+        needed = -(-len(sentences) // row_multiple)
+        return row_multiple * min(1 << (full.bit_length() - 1), 1 << (needed - 1).bit_length())
+
+    lengths = sides.lengths
+    for batch in _bucketed(lengths, np.argsort(lengths, kind="stable"), widths, rows):
+        yield {"source": _place(sides, batch, batch.width)[0], "index": batch.index()}
 
 
 def eval_layout(pairs: Pairs, *, max_tokens: int = 4096, shapes: int = 8, row_multiple: int = 8) -> Layout:
@@ -294,6 +316,8 @@ class _Rows:
 
 def _train_plan(corpus: Corpus, batching: Batching, seed: int) -> Callable[[int], tuple[Pairs, list[_Rows]]]:
     """Returns the function from an epoch to its pairs and batches."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it should be 0 or more")
     widths = _train_widths(corpus(0), batching)
 
     def plan(epoch: int) -> tuple[Pairs, list[_Rows]]:

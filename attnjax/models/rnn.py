@@ -42,37 +42,36 @@ class DecoderStep(nn.Module):
             self.combine = Linear(self.features)
         self.drop = nn.Dropout(self.dropout)
 
-    def start(self, states, memory, mask) -> dict[str, Any]:
-        """Returns the carry before the first token, from a state per layer, memory (B, S, M) and mask (B, S)."""
-        carry = {"states": states}
-        if self.attention != "none":
-            carry |= {"memory": memory, "keys": self.look_up.keys(memory), "mask": mask}
+    def start(self, layers, memory, mask) -> dict[str, Any]:
+        """Returns the cache before the first token, from a state per layer, memory (B, S, M) and mask (B, S)."""
+        state = {"layers": layers}
         if self.input_feeding:
-            carry["fed"] = jnp.zeros((memory.shape[0], self.features))
-        return carry
+            state["fed"] = jnp.zeros((memory.shape[0], self.features))
+        looked_at = {}
+        if self.attention != "none":
+            looked_at = {"values": memory, "keys": self.look_up.keys(memory), "mask": mask}
+        return {"memory": looked_at, "state": state}
 
-    def __call__(self, carry: dict[str, Any], token, train: bool):
-        """Returns the new carry and the features (B, F), for an embedded token (B, E)."""
+    def __call__(self, state: dict[str, Any], memory: dict[str, Any], token, train: bool):
+        """Returns the new state and the features (B, F), for an embedded token (B, E)."""
         x, context = token, None
         if self.attention == "additive":
-            context = self._context(carry["states"][-1][0], carry)
+            context = self._context(state["layers"][-1][0], memory)
             x = jnp.concatenate([x, context], -1)
         if self.input_feeding:
-            x = jnp.concatenate([x, carry["fed"]], -1)
-        states = []
-        for layer, state in zip(self.stack, carry["states"], strict=True):
-            state = layer.step(x, state)
-            states.append(state)
-            x = self.drop(state[0], deterministic=not train)
-        carry = carry | {"states": states}
+            x = jnp.concatenate([x, state["fed"]], -1)
+        layers = []
+        for layer, old in zip(self.stack, state["layers"], strict=True):
+            layers.append(layer.step(x, old))
+            x = self.drop(layers[-1][0], deterministic=not train)
         if self.attention == "additive":
             x = jnp.concatenate([x, context, token], -1)
         elif self.attention == "dot":
-            x = jnp.tanh(self.combine(jnp.concatenate([self._context(x, carry), x], -1)))
-        return carry | ({"fed": x} if self.input_feeding else {}), x
+            x = jnp.tanh(self.combine(jnp.concatenate([self._context(x, memory), x], -1)))
+        return {"layers": layers} | ({"fed": x} if self.input_feeding else {}), x
 
-    def _context(self, query, carry):
-        context, weights = self.look_up(query, carry["memory"], carry["keys"], carry["mask"])
+    def _context(self, query, memory):
+        context, weights = self.look_up(query, memory["values"], memory["keys"], memory["mask"])
         self.sow("intermediates", "attention", weights)
         return context
 
@@ -109,23 +108,24 @@ class RNN(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(self, source, target, *, train: bool = False):
-        carry = self._start(source, train)
+        cache = self._start(source, train)
         tokens = self.drop(self.target_embedding(target), deterministic=not train)
         scan = nn.scan(
-            lambda decoder, carry, token: decoder(carry, token, train),
+            lambda decoder, state, memory, token: decoder(state, memory, token, train),
             variable_broadcast="params",
             variable_axes={"intermediates": 1},
             split_rngs={"params": False, "dropout": True},
-            in_axes=1,
+            in_axes=(nn.broadcast, 1),
             out_axes=1,
         )
-        _, features = scan(self.decoder, carry, tokens)
+        _, features = scan(self.decoder, cache["state"], cache["memory"], tokens)
         return self.output(features)
 
     def start_cache(self, source, length: int) -> dict[str, Any]:
         """Encodes a source (B, S) and returns the state before the first token; every leaf has the batch first.
 
-        `length` is what a Transformer's cache must know; a recurrent state has one size whatever the length.
+        "memory" is what all hypotheses of a source share, "state" belongs to one. `length` is what a Transformer's
+        cache must know; a recurrent state has one size whatever the length.
         """
         del length
         return self._start(source, train=False)
@@ -133,8 +133,8 @@ class RNN(nn.Module):
     def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
         """Returns logits (B, V) for the token after `token` (B,), and the new cache; `position` plays no part."""
         del position
-        cache, features = self.decoder(cache, self.target_embedding(token), False)
-        return self.output(features), cache
+        state, features = self.decoder(cache["state"], cache["memory"], self.target_embedding(token), False)
+        return self.output(features), cache | {"state": state}
 
     def _start(self, source, train):
         mask = source != PAD

@@ -141,20 +141,25 @@ class Transformer(nn.Module):
         return self.encoder_norm(x) if self.norm == "pre" else x
 
     def start_cache(self, source, length: int) -> dict[str, Any]:
-        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first."""
+        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first.
+
+        "memory" is what all hypotheses of a source share: keys and values of the cross-attention, and their mask.
+        "state" belongs to one hypothesis: keys and values of its own tokens.
+        """
         memory = self.encode(source)
         layers = [block.start_cache(memory, length) for block in self.decoder]
-        return {"layers": layers, "memory_mask": padding_mask(source)}
+        shared = {"layers": [layer["memory"] for layer in layers], "mask": padding_mask(source)}
+        return {"memory": shared, "state": [layer["self"] for layer in layers]}
 
     def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
         """Returns logits (B, V) for the token after `token` (B,) at `position` () int32, and the new cache."""
         at = jnp.broadcast_to(position, (1,))
         x = self._embed(token[:, None], self.target_embedding, self.target_positions, at, train=False)
-        layers = []
-        for block, layer in zip(self.decoder, cache["layers"], strict=True):
-            x, layer = block.step(x, layer, position, memory_mask=cache["memory_mask"])
-            layers.append(layer)
-        return self._logits(x)[:, 0], cache | {"layers": layers}
+        memory, state = cache["memory"], []
+        for block, own, shared in zip(self.decoder, cache["state"], memory["layers"], strict=True):
+            x, layer = block.step(x, {"self": own, "memory": shared}, position, memory_mask=memory["mask"])
+            state.append(layer["self"])
+        return self._logits(x)[:, 0], cache | {"state": state}
 
     def _embed(self, tokens, embedding, add_positions, positions, train):
         if tokens.shape[1] > self.max_length:

@@ -24,9 +24,9 @@ class Classification:
     # The smoothed target is (1 - s) one_hot + s / classes (Szegedy et al. 2016, section 7).
     label_smoothing: float = 0.0
 
-    def init(self, rng: jax.Array, image: jax.Array) -> tuple[PyTree, PyTree]:
-        """Returns parameters and model state (batch statistics, or empty) for images shaped as `image`."""
-        variables = dict(jax.jit(self.model.init)(rng, jnp.zeros(image.shape, jnp.float32)))
+    def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
+        """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
+        variables = dict(jax.jit(self.model.init)(rng, jnp.zeros(batch["image"].shape, jnp.float32)))
         return variables.pop("params"), variables
 
     def logits(self, params: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:

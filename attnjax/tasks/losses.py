@@ -6,25 +6,23 @@ import jax.numpy as jnp
 from attnjax.errors import UserError, nearest
 
 
-def _fairseq(log_p, nll, smoothing, pad):
+def _fairseq(nll, total, pad_log_p, classes, smoothing):
     """fairseq: mass s / (V - 1) on every wrong class, padding's among them; it logs this in base 2."""
-    classes = log_p.shape[-1]
     share = smoothing / (classes - 1)
-    return (1 - smoothing - share) * nll - share * log_p.sum(-1)
+    return (1 - smoothing - share) * nll - share * total
 
 
-def _joeynmt(log_p, nll, smoothing, pad):
+def _joeynmt(nll, total, pad_log_p, classes, smoothing):
     """JoeyNMT, and OpenNMT-py before 2024: mass s / (V - 2) on wrong classes but padding; as a KL divergence."""
-    classes = log_p.shape[-1]
     share = smoothing / (classes - 2)
-    wrong = log_p.sum(-1) + nll - log_p[..., pad]
+    wrong = total + nll - pad_log_p
     entropy = (1 - smoothing) * jnp.log(1 - smoothing) + smoothing * jnp.log(share) if smoothing else 0.0
     return (1 - smoothing) * nll - share * wrong + entropy
 
 
-def _uniform(log_p, nll, smoothing, pad):
+def _uniform(nll, total, pad_log_p, classes, smoothing):
     """Szegedy et al. 2016, torch and Hugging Face: mass s / V on every class, the right one too."""
-    return (1 - smoothing) * nll - smoothing * log_p.mean(-1)
+    return (1 - smoothing) * nll - smoothing * total / classes
 
 
 SMOOTHINGS = {"fairseq": _fairseq, "joeynmt": _joeynmt, "uniform": _uniform}
@@ -38,7 +36,10 @@ def token_losses(logits, targets, *, smoothing: float = 0.0, form: str = "unifor
     """
     if form not in SMOOTHINGS:
         raise UserError(f"unknown label smoothing '{form}', {nearest(form, SMOOTHINGS)}")
-    log_p = jax.nn.log_softmax(logits)
-    nll = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    # By sums over classes, not by the array of log-probabilities: it is the largest of a training step.
+    classes = logits.shape[-1]
+    normaliser = jax.nn.logsumexp(logits, -1)
+    nll = normaliser - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    total = logits.sum(-1) - classes * normaliser
     tokens = targets != pad
-    return SMOOTHINGS[form](log_p, nll, smoothing, pad) * tokens, nll * tokens
+    return SMOOTHINGS[form](nll, total, logits[..., pad] - normaliser, classes, smoothing) * tokens, nll * tokens

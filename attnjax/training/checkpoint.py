@@ -7,14 +7,10 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError
 from attnjax.training.state import TrainState
 
-# How the validation metric that chooses the best checkpoint is turned into a score.
-BEST_METRICS = {
-    "accuracy": lambda metrics: metrics["accuracy"],
-    "loss": lambda metrics: -metrics["loss"],
-}
+AVERAGE = "average"
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -23,20 +19,27 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: the latest, and the best by a validation metric of BEST_METRICS."""
+    """The checkpoints of one run folder: the `keep` latest, and the best by the validation's `best_metric`.
 
-    def __init__(self, workdir: Path, best_metric: str, *, read_only: bool = False):
-        if best_metric not in BEST_METRICS:
-            raise UserError(f"unknown best_metric '{best_metric}', {nearest(best_metric, BEST_METRICS)}")
+    The best has the least of "loss", or the most of any other metric.
+    """
+
+    def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1, read_only: bool = False):
+        if keep < 1:
+            raise UserError(f"keep_checkpoints={keep}: it should be 1 or more")
         self.folder = Path(workdir).resolve() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"'{workdir}' has no checkpoints yet")
-        score = BEST_METRICS[best_metric]
+        self._keep = keep
+
+        def score(metrics):
+            return -metrics[best_metric] if best_metric == "loss" else metrics[best_metric]
+
         best = policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(1), best]),
+                preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
                 best_fn=score,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -82,6 +85,11 @@ class Checkpoints:
             reason = str(error).splitlines()[0]
             raise UserError(f"checkpoint {step} in '{self.folder}' is not of this config's model: {reason}") from error
 
+    def last(self) -> list[int]:
+        """Returns the steps of the `keep` latest checkpoints, the latest last."""
+        self.choose("latest")  # raises where there is none
+        return sorted(self._manager.all_steps())[-self._keep :]
+
     def choose(self, which: str) -> int:
         """Returns the step of "best" (the latest where nothing was validated), "latest" or a number."""
         steps = self._manager.all_steps()
@@ -92,7 +100,9 @@ class Checkpoints:
         if which == "latest":
             return self.latest
         if not which.isdigit() or int(which) not in steps:
-            raise UserError(f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {sorted(steps)}")
+            raise UserError(
+                f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {AVERAGE}, {sorted(steps)}"
+            )
         return int(which)
 
     def wait(self) -> None:

@@ -21,6 +21,14 @@ def add(total: dict | None, metrics: dict) -> dict:
     return metrics if total is None else jax.tree.map(lambda a, b: a + b, total, metrics)
 
 
+def mean_over(eval_step, variables, batches) -> dict[str, float]:
+    """Returns the mean of each metric over all examples of `batches`, each counted once."""
+    total = None
+    for batch in batches:
+        total = add(total, eval_step(variables, batch))
+    return means(total)
+
+
 def drop_later_rows(path: Path, step: int) -> None:
     """Removes the rows after `step` from a metrics.jsonl: a resumed run takes those steps again."""
     if path.exists():
@@ -84,8 +92,8 @@ class RunLog:
         if self._progress is None:
             self.console.print(line, markup=False, soft_wrap=True)
         elif split == "train":
-            shown = {k: v for k, v in values.items() if k in ("loss", "accuracy", "images_per_second")}
-            short = "  ".join(f"{name.replace('images_per_second', 'images/s')} {v:.4g}" for name, v in shown.items())
+            shown = {k: v for k, v in values.items() if k in ("loss", "accuracy") or k.endswith("_per_second")}
+            short = "  ".join(f"{name.replace('_per_second', '/s')} {v:.4g}" for name, v in shown.items())
             self._progress.update(self._bar, completed=step, description=short)
         else:
             self._progress.print(line, markup=False)

@@ -1,48 +1,39 @@
-"""A run folder: config.json, classes.json, checkpoints, logs; all that is needed to go on, evaluate or predict."""
+"""A run folder: config.json, what the workload needs, checkpoints, logs; enough to go on, evaluate or predict."""
 
 import dataclasses
-import json
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from attnjax import config as config_lib
-from attnjax import models
+from attnjax import workloads
 from attnjax.errors import UserError
-from attnjax.models.vit import patch_grid
-from attnjax.tasks.classification import Classification
 from attnjax.training import state as state_lib
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.checkpoint import AVERAGE, Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 
 
-def image_shape(config: ConfigDict) -> tuple[int, int, int, int]:
-    """Returns (1, H, W, C), the shape of one example."""
-    return (1, *config.data.image_size, config.data.channels)
+def create_state(workload, optimizer: optax.GradientTransformation) -> state_lib.TrainState:
+    """Returns the state at step 0."""
+    config = workload.config
+    return state_lib.create(workload.task, optimizer, workload.example, config.seed, ema=config.ema_decay > 0)
 
 
-def build_task(config: ConfigDict, num_classes: int) -> Classification:
-    """Returns the task with its model; UserError where the model cannot take the config's images."""
-    model = models.build(config.model, num_classes)
-    if config.model.name == "vit":
-        patch_grid(tuple(config.data.image_size), config.model.patch_size)
-    return Classification(model, config.label_smoothing)
-
-
-def abstract_state(config: ConfigDict, task: Classification) -> state_lib.TrainState:
+def abstract_state(workload) -> state_lib.TrainState:
     """Returns the shapes of the training state; makes no arrays."""
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=0))
-    return jax.eval_shape(
-        lambda: state_lib.create(task, optimizer, image_shape(config), config.seed, ema=config.ema_decay > 0)
-    )
+    optimizer = make_optimizer(workload.config.optimizer, make_schedule(workload.config.optimizer, steps=0))
+    return jax.eval_shape(functools.partial(create_state, workload, optimizer))
 
 
-def write_description(workdir: Path, config: ConfigDict, classes: tuple[str, ...]) -> None:
-    """Makes the run folder and writes config.json and classes.json, config.json last: it marks a run folder."""
+def write_description(workdir: Path, workload) -> None:
+    """Makes the run folder and writes all but its checkpoints, config.json last: it marks a run folder."""
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "classes.json").write_text(json.dumps(classes) + "\n")
-    config_lib.save(config, workdir / "config.json")
+    workload.save(workdir)
+    config_lib.save(workload.config, workdir / "config.json")
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:
@@ -59,31 +50,42 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
 class Run:
     """A trained model with what is needed to use it. params are the averaged ones where the run averages."""
 
-    config: ConfigDict
-    classes: tuple[str, ...]
-    task: Classification
+    workload: Any
     step: int
     params: dict
     model_state: dict
 
+    @property
+    def config(self) -> ConfigDict:
+        return self.workload.config
+
+    @property
+    def task(self):
+        return self.workload.task
+
+    @property
+    def variables(self) -> tuple[dict, dict]:
+        return self.params, self.model_state
+
+    def expect(self, task: str) -> None:
+        """Raises UserError if this is not a run of `task`."""
+        if self.config.task != task:
+            raise UserError(f"this is a run of {self.config.task}, not of {task}")
+
 
 def open_run(workdir: Path | str, checkpoint: str = "best") -> Run:
-    """Opens a run folder at a checkpoint: "best" by validation (else the latest), "latest", or a step."""
+    """Opens a run folder at a checkpoint: "best" by validation (else the latest), "latest", "average" or a step.
+
+    "average" has the mean weights of the last `config.keep_checkpoints`, and the step of the latest.
+    """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"no run folder '{workdir}'")
-    config = config_lib.read(workdir / "config.json")
-    classes = _read_classes(workdir / "classes.json")
-    task = build_task(config, len(classes))
-    checkpoints = Checkpoints(workdir, config.best_metric, read_only=True)
-    step = checkpoints.choose(checkpoint)
-    state = checkpoints.restore(step, abstract_state(config, task))
+    workload = workloads.from_run(config_lib.read(workdir / "config.json"), workdir)
+    config, like = workload.config, abstract_state(workload)
+    checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints, read_only=True)
+    steps = checkpoints.last() if checkpoint == AVERAGE else [checkpoints.choose(checkpoint)]
+    states = [checkpoints.restore(step, like) for step in steps]
     checkpoints.close()
-    return Run(config, classes, task, step, state.eval_params, state.model_state)
-
-
-def _read_classes(path):
-    try:
-        return tuple(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}', the names of the run's classes: {error}") from None
+    params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(state.eval_params for state in states))
+    return Run(workload, steps[-1], params, states[-1].model_state)

@@ -31,10 +31,10 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def create(task, optimizer: optax.GradientTransformation, image_shape, seed: int, *, ema: bool) -> TrainState:
-    """Returns the state at step 0 for images (B, H, W, C); the same seed gives the same weights."""
+def create(task, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool) -> TrainState:
+    """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; one seed gives the same weights."""
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    params, model_state = task.init(init_rng, jax.ShapeDtypeStruct(image_shape, jnp.float32))
+    params, model_state = task.init(init_rng, example)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

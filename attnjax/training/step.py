@@ -11,19 +11,22 @@ from attnjax.training.state import TrainState
 AXIS = "data"
 
 
-def make_train_step(task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, ema_decay: float):
+def make_train_step(
+    task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, ema_decay: float, accumulate: int = 1
+):
     """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
 
     With an axis name, `batch` is this device's share: sums of gradients, losses and weights are added over the axis
-    before dividing, so the result is that of the whole batch on one device. Metrics are name -> (sum, weight).
+    before dividing, so the result is that of the whole batch on one device. `accumulate` cuts the share into so many
+    equal parts, whose sums are added likewise, one after another. Metrics are name -> (sum, weight).
     """
+    sums = _accumulated(_sums(task), accumulate)
 
     def train_step(state: TrainState, batch: dict, axis_name: str | None = None):
         rng = jax.random.fold_in(state.rng, state.step)
         if axis_name:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
-        gradient = jax.grad(task.loss, has_aux=True)
-        gradients, (weight, metrics, model_state) = gradient(state.params, state.model_state, batch, rng)
+        (gradients, weight, metrics), model_state = sums(state.params, state.model_state, batch, rng)
         if axis_name:
             gradients, weight, metrics = jax.lax.psum((gradients, weight, metrics), axis_name)
         gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1), gradients)
@@ -44,6 +47,38 @@ def make_train_step(task, optimizer: optax.GradientTransformation, schedule: opt
         return new_state, metrics
 
     return train_step
+
+
+def _sums(task):
+    """Returns sums(params, model_state, batch, rng) -> ((gradients, weight, metrics), model_state)."""
+
+    def sums(params, model_state, batch, rng):
+        gradients, (weight, metrics, model_state) = jax.grad(task.loss, has_aux=True)(params, model_state, batch, rng)
+        return (gradients, weight, metrics), model_state
+
+    return sums
+
+
+def _accumulated(sums, parts):
+    """Returns `sums` over `parts` equal parts of the batch, one after another: activations are those of one part."""
+    if parts == 1:
+        return sums
+
+    def over_parts(params, model_state, batch, rng):
+        batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        first = jax.tree.map(lambda x: x[0], batch)
+        shapes, _ = jax.eval_shape(sums, params, model_state, first, rng)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(carry, part):
+            total, model_state = carry
+            index, batch = part
+            new, model_state = sums(params, model_state, batch, jax.random.fold_in(rng, index))
+            return (jax.tree.map(jnp.add, total, new), model_state), None
+
+        return jax.lax.scan(add, (zeros, model_state), (jnp.arange(parts), batch))[0]
+
+    return over_parts
 
 
 def _update_ema(state, params, decay):

@@ -50,7 +50,7 @@ def test_noam_is_the_papers_formula():
 
 
 def test_kernels_decay_and_nothing_else_does():
-    model = models.build(models.fields("vit", patch_size=4, width=8, depth=1, num_heads=2, mlp_dim=16), 3)
+    model = models.build(models.fields("vit", patch_size=4, width=8, depth=1, num_heads=2, mlp_dim=16), num_classes=3)
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
     decayed = {jax.tree_util.keystr(path, simple=True, separator="/") for path, yes in mask if yes}

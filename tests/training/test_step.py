@@ -16,6 +16,7 @@ MODELS = {
     "resnet": models.fields("resnet", blocks=(1, 1), features=(8, 16)),
     "vit": models.fields("vit", patch_size=8, width=16, depth=2, num_heads=2, mlp_dim=32),
 }
+EXAMPLE = {"image": jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)}
 
 
 def random_batch(seed, mask=True, mixed=False):
@@ -32,12 +33,12 @@ def random_batch(seed, mask=True, mixed=False):
 
 
 def setup(name, ema_decay=0.0, label_smoothing=0.0):
-    task = Classification(models.build(MODELS[name], 5), label_smoothing)
+    task = Classification(models.build(MODELS[name], num_classes=5), label_smoothing)
     schedule = lambda step: jnp.asarray(0.1)  # noqa: E731
     options = config_lib.classification().optimizer
     options.name, options.weight_decay = "sgd", 1e-3
     optimizer = make_optimizer(options, schedule)
-    start = state.create(task, optimizer, (1, 32, 32, 1), seed=0, ema=ema_decay > 0)
+    start = state.create(task, optimizer, EXAMPLE, seed=0, ema=ema_decay > 0)
     if name == "vit":  # its head starts at zero, which would hide most gradients
         start.params["head"]["kernel"] = jax.random.normal(jax.random.key(3), (16, 5))
     return task, start, make_train_step(task, optimizer, schedule, ema_decay)

@@ -1,0 +1,298 @@
+"""Translation as a workload: parallel text, a subword vocabulary, and translations of plain text."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from attnjax import models
+from attnjax.data import text, text_pipeline
+from attnjax.data.text_sources import PairSource, open_pairs
+from attnjax.decoding import Options
+from attnjax.errors import UserError
+from attnjax.tasks import text_metrics
+from attnjax.tasks.translation import Translation
+from attnjax.training import parallel
+from attnjax.training.metrics import mean_over
+from attnjax.training.step import make_eval_step
+from attnjax.workloads.report import Report
+
+VOCABULARY_FOLDER = "vocabulary"
+GREEDY = {"beam_size": 1, "length_penalty": "none"}
+
+
+class Candidate(NamedTuple):
+    """One translation of a sentence: its text, score, subwords (eos last) and their log-probabilities."""
+
+    text: str
+    score: float
+    subwords: tuple[str, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationWorkload:
+    """Sentence pairs; `sources` are the open splits, "train" and perhaps "validation", while training."""
+
+    config: ConfigDict
+    vocabulary: text.Vocabulary
+    sources: dict[str, PairSource] = dataclasses.field(default_factory=dict)
+
+    unit = "tokens"
+    best_metrics = ("bleu", "exact_match", "accuracy", "loss")
+
+    @classmethod
+    def for_training(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
+        """The vocabulary is the run folder's, else that of the run it starts from, else learnt from its data."""
+        sources = {"train": _open(config, config.data.train)}
+        if config.data.validation:
+            sources["validation"] = _open(config, config.data.validation)
+        workload = cls(config, _vocabulary(config, workdir, sources["train"]), sources)
+        workload._check_measuring()
+        return workload
+
+    @classmethod
+    def from_run(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
+        return cls(config, text.load_vocabulary(workdir / VOCABULARY_FOLDER))
+
+    def save(self, workdir: Path) -> None:
+        text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+
+    @functools.cached_property
+    def task(self) -> Translation:
+        """The task with its model; UserError where the model cannot take the config's batches."""
+        config = self.config
+        sizes = (self.vocabulary.source.get_piece_size(), self.vocabulary.target.get_piece_size())
+        model = models.build(config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1])
+        if config.data.batching.method == "pack" and config.model.name != "transformer":
+            raise UserError(f"data.batching.method=pack needs a transformer: a {config.model.name} reads on over pairs")
+        limit = getattr(model, "max_length", config.data.batching.max_length)
+        if limit < config.data.batching.max_length:
+            raise UserError(
+                f"data.batching.max_length={config.data.batching.max_length} is more than model.max_length={limit}"
+            )
+        return Translation(model, config.label_smoothing, config.smoothing_form)
+
+    @property
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
+
+    # Training
+
+    @functools.cached_property
+    def _batching(self):
+        rows = math.lcm(8, parallel.rows_multiple(self.config.accumulate))
+        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
+
+    @functools.cached_property
+    def _corpus(self):
+        sampling = text.Sampling(**self.config.data.sampling)
+        return text_pipeline.training_corpus(self.sources["train"], self.vocabulary, sampling, self.config.seed)
+
+    @functools.cached_property
+    def _layout(self):
+        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._layout.batches
+
+    @property
+    def header(self) -> list[str]:
+        config, layout = self.config, self._layout
+        languages = "-".join(config.data.languages)
+        lines = [
+            f"{split:<11} {len(pairs):,} pairs {languages}, {config.data.source}"
+            for split, pairs in self.sources.items()
+        ]
+        sizes = f"{self.vocabulary.source.get_piece_size():,}"
+        if not self.vocabulary.joint:
+            sizes += f" and {self.vocabulary.target.get_piece_size():,}"
+        shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
+        return [
+            *lines,
+            f"vocabulary  {sizes} subwords, {config.data.vocabulary.kind}",
+            f"batches     {layout.batches:,} an epoch, {layout.padding:.1%} padding, {layout.dropped} pairs too long",
+            f"            rows x tokens: {shapes}",
+        ]
+
+    def batches(self):
+        return text_pipeline.train_iterator(
+            self._corpus,
+            batching=self._batching,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    # Measuring
+
+    def validate(self, variables) -> dict[str, float]:
+        """Loss and accuracy by teacher forcing; BLEU and exact match of greedy translations."""
+        pairs = self.sources.get("validation")
+        if pairs is None:
+            return {}
+        translations = [best[0].text for best in self.translate(variables, pairs.source, **GREEDY)]
+        bleu = self._bleu(translations, pairs.target)[0]
+        exact = text_metrics.exact_match(translations, pairs.target)
+        return self._measure(pairs, variables) | {"bleu": bleu, "exact_match": exact}
+
+    def test(self, split: str, variables) -> Report:
+        """Translates a split as `config.decoding` says; UserError if a sentence is longer than the model's limit."""
+        config, pairs = self.config, self.open_split(split)
+        translations = [best[0].text for best in self.translate(variables, pairs.source)]
+        scores = {"bleu": self._bleu(translations, pairs.target), "chrf": text_metrics.chrf(translations, pairs.target)}
+        if config.bleu.moses:
+            scores["tokenised_bleu"] = text_metrics.tokenised_bleu(
+                translations, pairs.target, language=config.data.languages[1], lowercase=config.bleu.lowercase
+            )
+        metrics = {name: value for name, (value, _) in scores.items()}
+        metrics["exact_match"] = text_metrics.exact_match(translations, pairs.target)
+        return Report(
+            examples={"pairs": len(pairs)},
+            metrics=metrics | self._measure(pairs, variables),
+            notes={name: signature for name, (_, signature) in scores.items()},
+            files={"txt": "".join(f"{line}\n" for line in translations)},
+        )
+
+    def _bleu(self, translations, references):
+        options = self.config.bleu
+        return text_metrics.bleu(translations, references, tokenize=options.tokenize, lowercase=options.lowercase)
+
+    def _measure(self, pairs, variables):
+        batches = text_pipeline.eval_batches(
+            text_pipeline.encode_pairs(pairs, self.vocabulary),
+            max_tokens=self.config.data.eval_tokens,
+            row_multiple=self._rows,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        means = mean_over(self._eval_step, variables, batches)
+        return means | {"perplexity": math.exp(min(means["loss"], 100))}
+
+    @functools.cached_property
+    def _eval_step(self):
+        return parallel.data_parallel(make_eval_step(self.task))
+
+    @property
+    def _rows(self):
+        return math.lcm(8, parallel.rows_multiple())
+
+    def open_split(self, split: str) -> PairSource:
+        """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
+        pairs = _open(self.config, split)
+        self._check_lengths(pairs)
+        return pairs
+
+    def _check_measuring(self):
+        """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
+        self._options(self.limit)
+        self._bleu(["a"], ["a"])
+        for name, value, least in (
+            ("data.eval_tokens", self.config.data.eval_tokens, 1),
+            ("decoding.extra_length", self.config.decoding.extra_length, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name}={value}: it should be {least} or more")
+        if "validation" in self.sources:
+            self._check_lengths(self.sources["validation"])
+
+    def _check_lengths(self, pairs):
+        encoded = text_pipeline.encode_pairs(pairs, self.vocabulary)
+        longest = int(encoded.lengths.argmax())
+        if encoded.lengths[longest] > self.limit:
+            length, limit = encoded.lengths[longest], self.limit
+            raise UserError(f"{pairs.name(longest)} has {length} subwords, more than the model's limit of {limit}")
+
+    # Translating
+
+    @property
+    def limit(self) -> int:
+        """The most subwords that the model takes, eos counted."""
+        return getattr(self.task.model, "max_length", 1024)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the source subwords of each line, eos last."""
+        return [[*ids, text.EOS] for ids in text.encode(self.vocabulary.source, lines)]
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """Returns what the model reads of an encoded line: up to its limit, eos last."""
+        return [*ids[:-1][: self.limit - 1], text.EOS]
+
+    def translate(self, variables, lines: Sequence[str], **decoding) -> list[list[Candidate]]:
+        """Returns the `n_best` translations of each line, best first; `decoding` goes before `config.decoding`.
+
+        What is beyond the model's limit of a line is cut off.
+        """
+        extra = {**self.config.decoding, **decoding}["extra_length"]
+        encoded = [self.cut(ids) for ids in self.encode(lines)]
+        found = [None] * len(lines)
+        for batch in text_pipeline.source_batches(
+            encoded, max_tokens=self.config.data.eval_tokens, max_length=self.limit, row_multiple=self._rows
+        ):
+            index = batch.pop("index")
+            longest = min(batch["source"].shape[1] + extra, self.limit)
+            options = self._options(longest, **decoding)
+            lengths = (batch["source"] != text.PAD).sum(1)
+            batch["max_lengths"] = np.where(index < 0, 1, np.minimum(lengths + extra, longest)).astype(np.int32)
+            hypotheses = jax.device_get(self._generator(options)(variables, batch))
+            for row in np.flatnonzero(index >= 0):
+                found[index[row]] = self._candidates(jax.tree.map(lambda x, row=row: x[row], hypotheses))
+        return found
+
+    def _options(self, max_length, **decoding):
+        """Returns the options of a search: those of `config.decoding`, but for those given."""
+        chosen = {**self.config.decoding, **decoding}
+        del chosen["extra_length"]
+        return Options(max_length, **chosen | {"min_length": min(chosen["min_length"], max_length)})
+
+    @functools.cached_property
+    def _generators(self) -> dict[Options, Callable]:
+        return {}
+
+    def _generator(self, options):
+        if options not in self._generators:
+
+            def generate(variables, batch):
+                return self.task.generate(*variables, batch["source"], options, batch["max_lengths"])
+
+            self._generators[options] = parallel.per_example(generate)
+        return self._generators[options]
+
+    def _candidates(self, hypotheses):
+        model = self.vocabulary.target
+        kept = [i for i, length in enumerate(hypotheses.lengths) if length]
+        ids = [hypotheses.tokens[i][: hypotheses.lengths[i]].tolist() for i in kept]
+        return [
+            Candidate(
+                plain,
+                float(hypotheses.scores[i]),
+                tuple(model.id_to_piece(row)),
+                tuple(hypotheses.log_probs[i][: len(row)].tolist()),
+            )
+            for i, row, plain in zip(kept, ids, text.decode(model, ids), strict=True)
+        ]
+
+
+def _vocabulary(config, workdir, pairs):
+    for folder in (workdir, Path(config.init_from or workdir)):
+        if (folder / VOCABULARY_FOLDER).is_dir():
+            return text.load_vocabulary(folder / VOCABULARY_FOLDER)
+    return text.train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
+
+
+def _open(config, split):
+    data = config.data
+    if len(data.languages) != 2:
+        raise UserError(f"data.languages={tuple(data.languages)}: it should be two, from and to, like ('en', 'de')")
+    source, target = data.languages
+    return open_pairs(
+        data.source, split, source=source, target=target, data_dir=data.data_dir, skip_blank=data.skip_blank
+    )

@@ -1,0 +1,445 @@
+"""The entry points as a user of translation runs them, on numbers spelled out in English and German."""
+
+import io
+import json
+import math
+import os
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import sacrebleu
+from num2words import num2words
+
+from attnjax import config as config_lib
+from attnjax import models, workloads
+from attnjax.training import loop
+from attnjax.training import run as run_lib
+from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.training.run import open_run
+from attnjax.weights import transfer
+from attnjax.workloads.classification import ClassificationWorkload
+
+CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
+# One width of batches, so that there is one step to compile; dropout on, so that its stream must survive a stop.
+TINY = {
+    "steps": 40,
+    "log_every": 10,
+    "eval_every": 40,
+    "save_every": 15,
+    "keep_checkpoints": 3,
+    "model.width": 32,
+    "model.mlp_dim": 32,
+    "model.num_heads": 2,
+    "model.encoder_depth": 1,
+    "model.decoder_depth": 1,
+    "model.max_length": 48,
+    "data.validation": "val",
+    "data.vocabulary.size": 70,
+    "data.sampling.alpha": 0.1,
+    "data.batching.max_tokens": 512,
+    "data.batching.max_length": 32,
+    "data.batching.shapes": 1,
+    "decoding.beam_size": 2,
+    "decoding.extra_length": 8,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup_steps": 10,
+}
+SPLITS = {"train": range(0, 1000, 3), "val": range(1, 1000, 67), "test": range(2, 1000, 51)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once():
+    """Lets the tests of this file share what they compile, small as it is."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("numbers")
+    for split, span in SPLITS.items():
+        for language in ("en", "de"):
+            write(folder / f"{split}.{language}", [num2words(number, lang=language) for number in span])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, numbers):
+    """The run folder that the tests below look into."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    config = config_lib.load(str(CONFIG))
+    config_lib.override(config, {name: str(value) for name, value in TINY.items()}.items())
+    config.data.source = f"text:{numbers}"
+    loop.train(config, workdir)
+    return workdir
+
+
+def write(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def arguments(numbers, **changes):
+    fields = TINY | {"data.source": f"text:{numbers}"} | {name.replace("__", "."): x for name, x in changes.items()}
+    return ["--config", CONFIG, *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+def rows(workdir, split="train"):
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: x for name, x in row.items() if name != "tokens_per_second"} for row in found if row["split"] == split
+    ]
+
+
+def kept(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
+
+
+def assert_same_weights(one, other):
+    a, b = open_run(one, "latest"), open_run(other, "latest")
+    assert a.step == b.step
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+# Training
+
+
+def test_a_run_says_what_it_does(trained):
+    log = (trained / "train.log").read_text()
+    for line in ("train       334 pairs en-de, text:", "vocabulary  70 subwords, bpe", "rows x tokens: 16x32"):
+        assert line in log
+    assert [row["step"] for row in rows(trained)] == [10, 20, 30, 40]
+    assert rows(trained)[-1]["nll"] < rows(trained)[0]["nll"] - 0.5
+    for row in rows(trained, "validation"):
+        assert {"bleu", "exact_match", "accuracy", "loss", "perplexity"} < row.keys()
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+    assert kept(trained) == [15, 30, 40]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path):
+    """Stopped after step 30 of 21 an epoch, each with its subwords drawn anew."""
+    workdir = tmp_path / "stopped"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "40")
+    assert "batches     21 an epoch" in (workdir / "train.log").read_text()
+    code, out, err = entry("train", "--workdir", workdir)
+    assert code == 0, err
+    assert "resumed from step 30" in out and "new run" not in out
+    assert_same_weights(trained, workdir)
+    assert rows(workdir)[-1] == rows(trained)[-1] and rows(workdir, "validation") == rows(trained, "validation")
+
+
+def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, tmp_path, monkeypatch):
+    changes = dict(steps=4, save_every=2, eval_every=4, data__batching__method="pack", data__validation="")
+    changes |= dict(data__sampling__alpha=0.0, log_every=1, optimizer__warmup_steps=1)
+    given = arguments(numbers, **changes)
+    code, out, err = entry("train", *given, "--workdir", tmp_path / "whole")
+    assert code == 0 and "new run, seed 0" in out, err
+
+    data_parallel, steps = loop.parallel.data_parallel, []
+
+    def stopping(step, **options):
+        def count(*inputs):
+            steps.append(1)
+            if len(steps) == 3:
+                raise KeyboardInterrupt
+            return compiled(*inputs)
+
+        compiled = data_parallel(step, **options)
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.parallel, "data_parallel", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            entry("train", *given, "--workdir", tmp_path / "stopped")
+    assert kept(tmp_path / "stopped") == [2]
+    code, out, err = entry("train", *given, "--workdir", tmp_path / "stopped")
+    assert code == 0 and "resumed from step 2" in out, err
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
+
+
+def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_path):
+    config = open_run(trained).config
+    config.init_from, config.data.vocabulary.size, config.data.validation = str(trained), 60, ""
+    workload = workloads.for_training(config, tmp_path)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 40))
+    state, changes = transfer.initialise(run_lib.create_state(workload, optimizer), config)
+    assert state.step == 0 and changes == []
+    old = open_run(trained)
+    jax.tree.map(np.testing.assert_array_equal, state.params, old.params)
+    assert workload.encode(["seventy-one"]) == old.workload.encode(["seventy-one"])
+
+
+# Measuring
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    """The run folder, with the translations of its test split in a file."""
+    run = open_run(trained)
+    report = run.workload.test("test", run.variables)
+    return report.files["txt"].splitlines()
+
+
+def test_evaluate_writes_scores_with_signatures_and_translations(trained, numbers, evaluated, entry):
+    code, out, err = entry("evaluate", "--workdir", trained)
+    assert code == 0, err
+    result = json.loads((trained / "evaluation_test.json").read_text())
+    translations, references = lines_of(trained / "evaluation_test.txt"), lines_of(numbers / "test.de")
+    assert translations == evaluated and len(set(translations)) > 5
+    assert result["pairs"] == len(references) == len(translations) == 20
+    assert result["bleu"] == pytest.approx(sacrebleu.corpus_bleu(translations, [references]).score)
+    assert result["chrf"] == pytest.approx(sacrebleu.corpus_chrf(translations, [references]).score)
+    assert "tok:13a" in result["bleu_signature"] and "case:mixed" in result["bleu_signature"]
+    assert "nc:6" in result["chrf_signature"] and result["chrf"] > 10
+    assert result["loss"] == pytest.approx(loss_by_hand(trained, numbers), rel=1e-4)
+    assert "20 pairs, best checkpoint" in out and result["bleu_signature"] in out
+    assert result["checkpoint"] == "best" and result["split"] == "test"
+
+
+def loss_by_hand(workdir, numbers):
+    run = open_run(workdir)
+    vocabulary = run.workload.vocabulary
+    sides = [vocabulary.source.encode(lines_of(numbers / f"test.{language}")) for language in ("en", "de")]
+    source, target = np.zeros((20, 32), np.int32), np.zeros((20, 32), np.int32)
+    for row, (english, german) in enumerate(zip(*sides, strict=True)):
+        source[row, : len(english) + 1] = [*english, 2]
+        target[row, : len(german) + 2] = [1, *german, 2]
+    logits = jax.jit(run.task.model.apply)({"params": run.params}, source, target[:, :-1])
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    labels = target[:, 1:]
+    losses = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    return float(losses[labels > 0].mean())
+
+
+def test_evaluate_lowercases_and_averages_if_asked(trained, entry):
+    options = ["--config.bleu.lowercase=true", "--config.bleu.moses=true"]
+    options += ["--config.decoding.beam_size=1", "--config.decoding.length_penalty=none"]
+    code, _, err = entry("evaluate", "--workdir", trained, "--checkpoint", "average", "--split", "val", *options)
+    assert code == 0, err
+    result = json.loads((trained / "evaluation_val.json").read_text())
+    assert result["checkpoint"] == "average" and result["step"] == 40 and result["pairs"] == 15
+    assert "case:lc" in result["bleu_signature"] and "tok:moses-de" in result["tokenised_bleu_signature"]
+    states = [open_run(trained, str(step)).params for step in (15, 30, 40)]
+    average = open_run(trained, "average").params
+    jax.tree.map(
+        lambda mean, *leaves: np.testing.assert_allclose(mean, np.mean(leaves, 0), atol=1e-6), average, *states
+    )
+
+
+# Translating
+
+
+@pytest.fixture
+def translate(trained, entry, monkeypatch):
+    """Runs translate.py on lines of bytes: translate(lines, *arguments) -> (exit code, lines, stderr)."""
+
+    def call(lines, *arguments):
+        stream = io.TextIOWrapper(io.BytesIO(b"".join(line + b"\n" for line in lines)), encoding="ascii")
+        monkeypatch.setattr(sys, "stdin", stream)
+        code, out, err = entry("translate", "--workdir", trained, *arguments)
+        assert out.endswith("\n") or not out
+        return code, out.split("\n")[:-1], err
+
+    return call
+
+
+HOSTILE = [
+    b"",
+    b"   \t ",
+    b"\x01\x02\x1b\x7f",
+    b"seven\x00hundred",
+    b"\xff\xfe\xc3(",
+    b"nine hundred " * 8_000,
+    "चौंसठ ០១២ 七百 \U0001d7d9".encode(),
+    b"two\rthree",
+    "\u2028\u200b\ufeff".encode(),
+]
+
+
+def test_lines_in_are_lines_out_whatever_they_are(translate, numbers, evaluated):
+    plain = [line.encode() for line in lines_of(numbers / "test.en")]
+    code, out, err = translate(plain)
+    assert code == 0 and out == evaluated, err
+
+    mixed = list(plain)
+    for place, line in enumerate(HOSTILE):
+        mixed.insert(2 * place, line)
+    code, out, err = translate(mixed)
+    assert code == 0 and len(out) == len(mixed)
+    hostile = out[: 2 * len(HOSTILE) : 2]
+    assert [*out[1 : 2 * len(HOSTILE) : 2], *out[2 * len(HOSTILE) :]] == evaluated
+    assert hostile[:3] == ["", "", ""] and hostile[8] == "" and all(hostile[3:8])
+    assert "warning: cut off after 48 of" in err and err.count("\n") == 1
+
+
+def test_best_lists_and_scores(translate, trained, entry):
+    lines = ["seventy-one", "", "two hundred and five"]
+    code, out, err = entry("translate", "--workdir", trained, "--nbest", 3, "--beam", 3, "--scores", *lines)
+    assert code == 0, err
+    found = [line.split("\t") for line in out.split("\n")[:-1]]
+    assert len(found) == 9 and found[3] == ["0.0000", "", ""]
+    for first in (0, 6):
+        scores = [float(score) for score, _, _ in found[first : first + 3]]
+        assert scores == sorted(scores, reverse=True) and scores[0] < 0
+        assert len({subwords for _, _, subwords in found[first : first + 3]}) == 3
+        for score, text, subwords in found[first : first + 3]:
+            pieces, values = zip(*(part.rsplit(":", 1) for part in subwords.split(" ")), strict=True)
+            assert pieces[-1] == "</s>" and "".join(pieces[:-1]).replace("▁", " ").strip() == text
+            expected = sum(map(float, values)) / ((5 + len(values)) / 6) ** 0.6
+            assert float(score) == pytest.approx(expected, abs=0.01)
+
+    code, out, _ = translate([line.encode() for line in lines], "--nbest", 3)
+    assert code == 0 and out == [text for _, text, _ in found]
+
+
+def test_arguments_of_any_bytes_are_translated(entry, trained):
+    code, out, err = entry("translate", "--workdir", trained, os.fsdecode(b"one\xff"), "one\ntwo")
+    assert code == 0 and out.count("\n") == 2, err
+
+
+def test_attention_is_drawn(entry, trained, tmp_path):
+    path = tmp_path / "attention.png"
+    given = ["--workdir", trained, "--attention", path]
+    code, out, err = entry("translate", *given, "--layer", 0, "--head", 1, "seventy-one")
+    assert code == 0 and out.count("\n") == 1 and str(path) in err
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000
+    for options, message in [
+        (["--layer", 1, "seventy-one"], "no layer 1, head None: there are 1 layers of 2 heads"),
+        (["--head", 2, "seventy-one"], "no layer -1, head 2: there are 1 layers of 2 heads"),
+        (["--attention", tmp_path / "no" / "a.png", "seventy-one"], "cannot write"),
+        ([""], "the first line is empty"),
+    ]:
+        code, _, err = entry("translate", *given, *options)
+        assert code == 2 and message in err and err.count("\n") == 1, options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--beam", 0], "beam_size is 0"),
+        (["--beam", 2, "--nbest", 3], "n_best is 3"),
+        (["--nbest", 0], "n_best is 0"),
+        (["--checkpoint", 7], "Known: best, latest, average"),
+        (["--config.decoding.beam_size=3"], "translate takes no --config overrides"),
+    ],
+)
+def test_impossible_searches_are_refused(entry, trained, options, message):
+    code, out, err = entry("translate", "--workdir", trained, *options, "one")
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+def test_a_line_is_answered_before_the_next_one_comes(process, trained, numbers, evaluated):
+    running = process("translate", "--workdir", trained, stdin=subprocess.PIPE)
+    try:
+        for line, expected in list(zip(lines_of(numbers / "test.en"), evaluated, strict=True))[:3]:
+            running.stdin.write(line + "\n")
+            running.stdin.flush()
+            assert select.select([running.stdout], [], [], 300)[0], "no answer"
+            assert running.stdout.readline() == expected + "\n"  # of one device here, of eight there
+        out, err = running.communicate(timeout=60)
+        assert (running.returncode, out, err) == (0, "", "")
+    finally:
+        running.kill()
+
+
+# What is refused
+
+
+def test_entry_points_refuse_runs_of_another_task(trained, entry, tmp_path):
+    config = config_lib.classification()
+    config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
+    workload = ClassificationWorkload(config, ("a", "b"))
+    run_lib.write_description(tmp_path, workload)
+    checkpoints = Checkpoints(tmp_path, "accuracy")
+    shapes = run_lib.abstract_state(workload)
+    checkpoints.save_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+    checkpoints.close()
+    for name, given, message in [
+        ("translate", ["--workdir", tmp_path, "one"], "this is a run of classification, not of translation"),
+        ("predict", ["--workdir", trained, "a.png"], "this is a run of translation, not of classification"),
+    ]:
+        code, out, err = entry(name, *given)
+        assert code == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+def spoil(folder, numbers, side, change):
+    """Returns a folder whose training sentences of one language went through change(lines) -> lines of bytes."""
+    shutil.copytree(numbers, folder)
+    path = folder / f"train.{side}"
+    path.write_bytes(b"".join(line + b"\n" for line in change(path.read_bytes().splitlines())))
+    return folder
+
+
+def put(line):
+    return lambda lines: [*lines[:4], line, *lines[5:]]
+
+
+BAD_DATA = {
+    "unequal lengths": ("de", lambda lines: lines[:-2], ["train.en has 334 lines but", "train.de has 332"]),
+    "not UTF-8": ("en", put(b"gr\xfcn"), ["train.en is not UTF-8 text: line 5 holds byte 0xfc"]),
+    "a blank line": ("de", put(b" "), ["train.en line 5 has a blank sentence ('de')"]),
+    "nothing": ("en", lambda lines: [], ["train.en is empty"]),
+    "nothing but blanks": ("en", lambda lines: [b"", b" "], ["train.en is empty"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_text_is_one_line_and_exit_2(case, entry, numbers, tmp_path):
+    side, change, messages = BAD_DATA[case]
+    folder = spoil(tmp_path / "text", numbers, side, change)
+    assert_refused(entry, arguments(folder), tmp_path / "run", messages)
+
+
+BAD_FIELDS = {
+    "unknown language": ({"data.languages": ("en", "dee")}, "no language 'dee' in split 'train': did you mean 'de'"),
+    "unknown split": ({"data.train": "tran"}, "did you mean 'train'"),
+    "a slice of nothing": ({"data.train": "train[400:]"}, "train[400:]"),
+    "a large vocabulary": ({"data.vocabulary.size": 20000}, "20000 is too large for the sentences of both languages"),
+    "short limit": ({"data.batching.max_length": 1}, "all of the 334 pairs are longer than max_length 1"),
+    "long limit": (
+        {"data.batching.max_length": 49, "data.batching.max_tokens": 4096},
+        "is more than model.max_length=48",
+    ),
+    "unknown task": ({"task": "translaton"}, "unknown task 'translaton', did you mean 'translation'"),
+    "unknown metric": ({"best_metric": "belu"}, "unknown best_metric 'belu', did you mean 'bleu'"),
+    "no checkpoints": ({"keep_checkpoints": 0}, "keep_checkpoints=0: it should be 1 or more"),
+    "no source": ({"data.source": "text:/nowhere"}, "no such folder of text files: /nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIELDS)
+def test_bad_fields_are_one_line_and_exit_2(case, entry, numbers, tmp_path):
+    fields, message = BAD_FIELDS[case]
+    assert_refused(entry, arguments(numbers, **fields), tmp_path / "run", [message])
+
+
+def assert_refused(entry, given, workdir, messages):
+    code, _, err = entry("train", *given, "--workdir", workdir)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert all(message in err for message in messages), err
+    assert not workdir.exists()
+
+
+def test_evaluate_names_the_sentence_that_is_too_long(trained, entry, tmp_path):
+    write(tmp_path / "test.en", ["one", "one " * 60, "two"])
+    write(tmp_path / "test.de", ["eins", "eins " * 60, "zwei"])
+    code, _, err = entry("evaluate", "--workdir", trained, f"--config.data.source=text:{tmp_path}")
+    assert code == 2 and err.count("\n") == 1
+    assert "test.en line 2 has" in err and "more than the model's limit of 48" in err
+    code, _, err = entry("evaluate", "--workdir", trained, "--split", "tset")
+    assert code == 2 and "did you mean 'test'" in err and err.count("\n") == 1

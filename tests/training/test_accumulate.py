@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.tasks.classification import Classification
+from attnjax.tasks.translation import Translation
+from attnjax.training import parallel
+from attnjax.training.optimizer import make_optimizer
+from attnjax.training.state import TrainState
+from attnjax.training.step import make_train_step
+
+ROWS, RATE = 32, 0.5
+
+
+def images(rng):
+    batch = {
+        "image": rng.normal(size=(ROWS, 8, 8, 1)).astype(np.float32),
+        "label": rng.integers(5, size=ROWS).astype(np.int32),
+        "mask": np.arange(ROWS) < 27,  # so that the parts weigh differently, the last one least
+    }
+    return batch, {"image": jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)}
+
+
+def sentences(rng):
+    batch = {"source": rng.integers(3, 14, (ROWS, 6)), "target": rng.integers(3, 14, (ROWS, 7))}
+    batch = {name: tokens.astype(np.int32) * (np.arange(ROWS) < 27)[:, None] for name, tokens in batch.items()}
+    batch["target"][:9, 4:] = 0
+    return batch, {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in batch}
+
+
+SMALL = dict(width=8, mlp_dim=16, num_heads=2)
+TASKS = {
+    "vit": lambda: Classification(models.build(models.fields("vit", patch_size=4, depth=1, **SMALL), num_classes=5)),
+    "resnet": lambda: Classification(models.build(models.fields("resnet", blocks=(1,), features=(4,)), num_classes=5)),
+    "transformer": lambda: Translation(
+        models.build(
+            models.fields("transformer", encoder_depth=1, decoder_depth=1, dropout=0.0, max_length=8, **SMALL),
+            source_vocabulary=14,
+            target_vocabulary=14,
+        )
+    ),
+}
+
+
+def setup(name):
+    """Returns a task, a batch, a state of random weights, and the function that makes a step of so many parts."""
+    rng = np.random.default_rng(0)
+    task, (batch, example) = TASKS[name](), (sentences if name == "transformer" else images)(rng)
+    shapes = jax.eval_shape(task.init, jax.random.key(0), example)
+    params, model_state = jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32), shapes)
+    options = config_lib.classification().optimizer
+    options.name, options.momentum = "sgd", 0.0
+    optimizer = make_optimizer(options, rate)
+    opt_state = optimizer.init(params)
+    start = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, params, jax.random.PRNGKey(0))
+    return task, batch, start, lambda parts: make_train_step(task, optimizer, rate, 0.9, parts)
+
+
+def rate(step):
+    return RATE
+
+
+def assert_near(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), one, other)
+
+
+def assert_moved(before, after):
+    moved = [np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
+    assert np.mean(moved) > 0.7  # softmax does not see the bias of keys
+
+
+@pytest.mark.parametrize(("name", "compiled"), [("vit", jax.jit), ("transformer", parallel.data_parallel)])
+def test_four_parts_are_the_whole_batch(name, compiled):
+    """The Transformer's on eight devices, each of which cuts its own share."""
+    _, batch, start, make_step = setup(name)
+    whole, whole_metrics = jax.jit(make_step(1))(start, batch)
+    parts, parts_metrics = compiled(make_step(4))(start, batch)
+    assert parts.step == 1
+    assert_near(parts.params, whole.params)
+    assert_near(parts.ema, whole.ema)
+    assert_near(parts_metrics, whole_metrics)
+    assert_moved(start.params, whole.params)
+
+
+def test_batch_statistics_go_through_the_parts_one_after_another():
+    task, batch, start, make_step = setup("resnet")
+    after, metrics = jax.jit(make_step(4))(start, batch)
+    gradient = jax.jit(jax.grad(task.loss, has_aux=True))
+    total, weight, model_state = jax.tree.map(np.zeros_like, start.params), 0, start.model_state
+    for i in range(4):
+        part = {name: x[8 * i : 8 * i + 8] for name, x in batch.items()}
+        gradients, (tokens, _, model_state) = gradient(start.params, model_state, part, jax.random.key(0))
+        total, weight = jax.tree.map(np.add, total, gradients), weight + tokens
+    assert metrics["loss"][1] == weight == 27
+    assert_near(after.model_state, model_state)
+    assert_near(after.params, jax.tree.map(lambda w, g: w - RATE * g / weight, start.params, total))
+    assert_moved(start.params, after.params)
+    assert_moved(start.model_state, after.model_state)
+
+
+class Draws:
+    """A task whose metric is what it draws."""
+
+    def loss(self, params, model_state, batch, rng):
+        draw = jax.random.uniform(rng)
+        return params.sum() * draw, (1.0, {"draw": (draw, 1.0), "rows": (1.0 * len(batch["x"]), 1.0)}, model_state)
+
+
+def test_each_part_of_each_step_draws_its_own_numbers():
+    optimizer = make_optimizer(config_lib.classification().optimizer, rate)
+    params = jnp.ones(2)
+    start = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None, jax.random.PRNGKey(0))
+    step = make_train_step(Draws(), optimizer, rate, 0.0, 4)
+    seen = set()
+    for number in range(2):
+        start, metrics = step(start, {"x": np.zeros((12, 3))})
+        rngs = [jax.random.fold_in(jax.random.fold_in(start.rng, number), part) for part in range(4)]
+        draws = [float(jax.random.uniform(rng)) for rng in rngs]
+        assert metrics["draw"][0] == pytest.approx(sum(draws)) and metrics["draw"][1] == 4
+        assert metrics["rows"] == (12, 4)
+        seen.update(draws)
+    assert len(seen) == 8
+
+
+def test_a_batch_must_divide_over_devices_and_parts():
+    assert parallel.rows_multiple() == 8 and parallel.rows_multiple(3) == 24
+    parallel.check_batch_size("batch_size", 48, 3)
+    with pytest.raises(
+        UserError, match="batch_size=32 does not divide over 8 devices in 3 parts; use a multiple of 24"
+    ):
+        parallel.check_batch_size("batch_size", 32, 3)
+    with pytest.raises(UserError, match="accumulate=0: it should be 1 or more"):
+        parallel.rows_multiple(0)
