@@ -29,10 +29,10 @@ from attnjax.workloads.classification import ClassificationWorkload
 CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
 # One width of batches, so that there is one step to compile; dropout on, so that its stream must survive a stop.
 TINY = {
-    "steps": 40,
+    "steps": 60,
     "log_every": 10,
-    "eval_every": 40,
-    "save_every": 15,
+    "eval_every": 60,
+    "save_every": 20,
     "keep_checkpoints": 3,
     "model.width": 32,
     "model.mlp_dim": 32,
@@ -55,12 +55,15 @@ SPLITS = {"train": range(0, 1000, 3), "val": range(1, 1000, 67), "test": range(2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_once():
-    """Lets the tests of this file share what they compile, small as it is."""
+def quick():
+    """One device, and what is compiled once is kept, small as it is: all that a user would not notice but for speed."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for count in ("device_count", "local_device_count"):
+            patch.setattr(jax, count, lambda: 1)
+        yield patch
     jax.config.update(name, before)
 
 
@@ -121,23 +124,23 @@ def test_a_run_says_what_it_does(trained):
     log = (trained / "train.log").read_text()
     for line in ("train       334 pairs en-de, text:", "vocabulary  70 subwords, bpe", "rows x tokens: 16x32"):
         assert line in log
-    assert [row["step"] for row in rows(trained)] == [10, 20, 30, 40]
+    assert [row["step"] for row in rows(trained)] == [10, 20, 30, 40, 50, 60]
     assert rows(trained)[-1]["nll"] < rows(trained)[0]["nll"] - 0.5
     for row in rows(trained, "validation"):
         assert {"bleu", "exact_match", "accuracy", "loss", "perplexity"} < row.keys()
         assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
-    assert kept(trained) == [15, 30, 40]
+    assert kept(trained) == [20, 40, 60]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path):
-    """Stopped after step 30 of 21 an epoch, each with its subwords drawn anew."""
+    """Stopped after step 40 of 21 an epoch, each with its subwords drawn anew."""
     workdir = tmp_path / "stopped"
     shutil.copytree(trained, workdir)
-    shutil.rmtree(workdir / "checkpoints" / "40")
+    shutil.rmtree(workdir / "checkpoints" / "60")
     assert "batches     21 an epoch" in (workdir / "train.log").read_text()
     code, out, err = entry("train", "--workdir", workdir)
     assert code == 0, err
-    assert "resumed from step 30" in out and "new run" not in out
+    assert "resumed from step 40" in out and "new run" not in out
     assert_same_weights(trained, workdir)
     assert rows(workdir)[-1] == rows(trained)[-1] and rows(workdir, "validation") == rows(trained, "validation")
 
@@ -176,7 +179,7 @@ def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_p
     config = open_run(trained).config
     config.init_from, config.data.vocabulary.size, config.data.validation = str(trained), 60, ""
     workload = workloads.for_training(config, tmp_path)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 40))
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 60))
     state, changes = transfer.initialise(run_lib.create_state(workload, optimizer), config)
     assert state.step == 0 and changes == []
     old = open_run(trained)
@@ -189,13 +192,16 @@ def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_p
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
-    """The run folder, with the translations of its test split in a file."""
+    """The translations of the test split."""
     run = open_run(trained)
     report = run.workload.test("test", run.variables)
     return report.files["txt"].splitlines()
 
 
-def test_evaluate_writes_scores_with_signatures_and_translations(trained, numbers, evaluated, entry):
+def test_evaluate_writes_scores_with_signatures_and_translations(trained, numbers, evaluated, entry, monkeypatch):
+    """On eight devices, as on one."""
+    for count in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, count, lambda: 8)
     code, out, err = entry("evaluate", "--workdir", trained)
     assert code == 0, err
     result = json.loads((trained / "evaluation_test.json").read_text())
@@ -232,9 +238,9 @@ def test_evaluate_lowercases_and_averages_if_asked(trained, entry):
     code, _, err = entry("evaluate", "--workdir", trained, "--checkpoint", "average", "--split", "val", *options)
     assert code == 0, err
     result = json.loads((trained / "evaluation_val.json").read_text())
-    assert result["checkpoint"] == "average" and result["step"] == 40 and result["pairs"] == 15
+    assert result["checkpoint"] == "average" and result["step"] == 60 and result["pairs"] == 15
     assert "case:lc" in result["bleu_signature"] and "tok:moses-de" in result["tokenised_bleu_signature"]
-    states = [open_run(trained, str(step)).params for step in (15, 30, 40)]
+    states = [open_run(trained, str(step)).params for step in (20, 40, 60)]
     average = open_run(trained, "average").params
     jax.tree.map(
         lambda mean, *leaves: np.testing.assert_allclose(mean, np.mean(leaves, 0), atol=1e-6), average, *states
@@ -350,7 +356,7 @@ def test_a_line_is_answered_before_the_next_one_comes(process, trained, numbers,
             running.stdin.write(line + "\n")
             running.stdin.flush()
             assert select.select([running.stdout], [], [], 300)[0], "no answer"
-            assert running.stdout.readline() == expected + "\n"  # of one device here, of eight there
+            assert running.stdout.readline() == expected + "\n"
         out, err = running.communicate(timeout=60)
         assert (running.returncode, out, err) == (0, "", "")
     finally:

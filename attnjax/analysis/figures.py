@@ -1,6 +1,8 @@
 """Figures of a run, readable in a paper."""
 
 import json
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from attnjax.analysis.attention import attention_maps, over_patches, rollout
+from attnjax.analysis.lengths import Bucket
 from attnjax.errors import UserError
 from attnjax.models.vit import patch_grid
 from attnjax.training.run import Run
@@ -38,6 +41,36 @@ def learning_curve(workdir: Path):
     return figure
 
 
+def accuracy_by_length(runs: dict[str, list[Bucket]]):
+    """Returns a figure of exact match and subword accuracy against source length: a line a run, a point a bucket."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    for axis, field in zip(axes, ("exact_match", "accuracy"), strict=True):
+        for (name, buckets), marker, style in zip(runs.items(), cycle("os^Dv"), cycle(("-", "--", "-.")), strict=False):
+            middles = [(bucket.shortest + bucket.longest) / 2 for bucket in buckets]
+            values = [getattr(bucket, field) for bucket in buckets]
+            axis.plot(middles, values, label=name, marker=marker, linestyle=style, markersize=5)
+        axis.set(xlabel="source length (subwords)", ylim=(-0.03, 1.03))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("sequences without a mistake")
+    axes[1].set_ylabel("subwords in their place")
+    axes[1].legend(frameon=False)
+    return figure
+
+
+def alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str], title: str):
+    """Returns a figure of attention weights (T, S): a row per target subword, a column per source subword."""
+    size = (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(range(len(source)), source, rotation=90)
+    axis.set_yticks(range(len(target)), target)
+    axis.xaxis.tick_top()
+    axis.set(xlabel="source", ylabel="output")
+    axis.set_title(title, fontsize=9)
+    figure.colorbar(image, label="attention weight")
+    return figure
+
+
 def attention(run: Run, image: np.ndarray, label: np.ndarray):
     """Returns a figure of where a ViT looks: a row per image (B, H, W, C) as fed to the model, with its label (B,).
 
@@ -58,8 +91,8 @@ def attention(run: Run, image: np.ndarray, label: np.ndarray):
     extent = (0, image.shape[2], image.shape[1], 0)
     for b, row in enumerate(axes):
         row[0].imshow(pixels[b], cmap="gray", extent=extent)
-        verdict = "" if predicted[b] == label[b] else f" (read as {run.classes[predicted[b]]})"
-        row[0].set_ylabel(f"{run.classes[label[b]]}{verdict}", rotation=0, ha="right", va="center")
+        verdict = "" if predicted[b] == label[b] else f" (read as {run.workload.classes[predicted[b]]})"
+        row[0].set_ylabel(f"{run.workload.classes[label[b]]}{verdict}", rotation=0, ha="right", va="center")
         for axis, map_ in zip(row[1:], [*heads[b], rolled[b]], strict=True):
             axis.imshow(pixels[b], cmap="gray", extent=extent)
             axis.imshow(map_, cmap="inferno", extent=extent, alpha=0.65, interpolation="bilinear")

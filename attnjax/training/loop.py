@@ -108,6 +108,7 @@ def _take_steps(workload, train_step, state, batches, checkpoints, log, steps):
             log.write(step, "validation", validation)
             window.restart_clock()
         if validation or last or (config.save_every and step % config.save_every == 0):
+            window.flush()  # a stop after a checkpoint leaves no gap in the log
             checkpoints.save(step, state, batches, validation or None)
     window.flush()
 
