@@ -5,6 +5,7 @@
 
 `:width=512,embedding=256` is the published size (bentrevett/pytorch-seq2seq: 20.5M parameters with its word
 vocabularies, 28.22 BLEU by greedy search); the default is smaller, for CPUs. Data as in multi30k_transformer_tiny.py.
+On test_2016_flickr: 39.89 sacreBLEU lower-case (seed 0, 11,127,920 parameters), after half an hour on one CPU core.
 """
 
 from attnjax import config as config_lib
