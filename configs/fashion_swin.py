@@ -22,7 +22,7 @@ def get_config():
     config.epochs = 40.0
     config.batch_size = 64
     config.log_every = 100
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 500
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0

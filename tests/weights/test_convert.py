@@ -37,7 +37,7 @@ def test_from_weights_to_a_run_and_on_to_hugging_face(files, process, entry, mak
     assert (started.returncode, errors) == (0, "")
     assert "run: vit of 3 classes" in said
     opened = open_run(workdir)
-    assert (opened.step, opened.classes) == (0, ("cat", "dog", "owl"))
+    assert (opened.step, opened.workload.classes) == (0, ("cat", "dog", "owl"))
     np.testing.assert_array_equal(opened.params["class_token"], variables["params/class_token"])
 
     code, said, _ = entry("convert", workdir, "--huggingface", out)
