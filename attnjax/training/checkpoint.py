@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointRestore, CheckpointSave
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -80,10 +82,12 @@ class Checkpoints:
         if data_iterator is not None:
             items["data"] = CheckpointRestore(data_iterator)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+            state = self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
         except (ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"checkpoint {step} in '{self.folder}' is not of this config's model: {reason}") from error
+        # Arrays tied to a device would compile all steps anew, where those of a new run are in the compilation cache.
+        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
 
     def last(self) -> list[int]:
         """Returns the steps of the `keep` latest checkpoints, the latest last."""

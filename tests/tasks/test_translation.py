@@ -168,15 +168,18 @@ def test_padding_changes_nothing(reference):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other_found, found)
 
 
-def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference):
-    """Some devices have more tokens than others, and the last ones none."""
+@pytest.mark.parametrize(
+    ("reference", "accumulate"), [("transformer", 1), ("transformer", 4), ("rnn-dot", 4)], indirect=["reference"]
+)
+def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference, accumulate):
+    """Some devices have more tokens than others, and the last ones none. Each may cut its share into parts."""
     task, params, batch, (_, tokens, found), gradients = reference
-    wide = {name: wider(np.concatenate([x, 0 * x[:8]])) for name, x in batch.items()}
+    wide = {name: wider(np.concatenate([x, 0 * x])) for name, x in batch.items()}
     options = config_lib.translation().optimizer
     options.name, options.momentum, rate = "sgd", 0.0, 0.5
     optimizer = make_optimizer(options, lambda step: rate)
     start = state.TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None, jax.random.PRNGKey(0))
-    step = parallel.data_parallel(make_train_step(task, optimizer, lambda step: rate, 0.0))
+    step = parallel.data_parallel(make_train_step(task, optimizer, lambda step: rate, 0.0, accumulate))
     after, sums = step(start, wide)
     assert jax.device_count() == 8 and sums["loss"][1] == tokens
     expected = jax.tree.map(lambda w, g: w - rate * g / tokens, params, gradients)

@@ -68,6 +68,16 @@ def test_the_average_of_one_is_the_latest(tmp_path):
     assert_mean(average, [states[20].params])
 
 
+def test_restored_weights_are_tied_to_no_device(tmp_path):
+    """As those of a new run are: else what is compiled for one is not for the other."""
+    states = make_run(tmp_path, keep=1, accuracies=[0.1])
+    checkpoints = Checkpoints(tmp_path, "accuracy", read_only=True)
+    restored = checkpoints.restore(10, states[10])
+    checkpoints.close()
+    assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
+    jax.tree.map(np.testing.assert_array_equal, restored, states[10])
+
+
 def test_nothing_to_average(tmp_path):
     make_run(tmp_path, keep=2, accuracies=[])
     with pytest.raises(UserError, match="holds no checkpoint"):
