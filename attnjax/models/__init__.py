@@ -11,6 +11,7 @@ import flax.linen as nn
 
 from attnjax.errors import UserError, nearest
 from attnjax.models.cnn import RESNET_SIZES, LeNet, ResNet
+from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT
 from attnjax.models.mlp import MLP
 from attnjax.models.rnn import RNN
 from attnjax.models.swin import SWIN_SIZES, Swin
@@ -23,6 +24,7 @@ MODELS: dict[str, tuple[type[nn.Module], Mapping[str, dict[str, Any]]]] = {
     "resnet": (ResNet, RESNET_SIZES),
     "vit": (ViT, VIT_SIZES),
     "swin": (Swin, SWIN_SIZES),
+    "crossvit": (CrossViT, CROSSVIT_SIZES),
     "rnn": (RNN, {}),
     "transformer": (Transformer, TRANSFORMER_SIZES),
 }

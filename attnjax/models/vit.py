@@ -46,6 +46,13 @@ class PatchEmbedding(nn.Module):
         return Linear(self.features, in_axes=3, kernel_init=init, dtype=self.dtype, name="projection")(x)
 
 
+def prepend_class_token(module: nn.Module, x, init=nn.initializers.zeros):
+    """Puts `module`'s parameter "class_token" before its tokens: (B, N, D) -> (B, 1 + N, D)."""
+    token = module.param("class_token", init, (1, 1, x.shape[-1]), "float32")
+    token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+    return jnp.concatenate([token, x], axis=1)
+
+
 class ViT(nn.Module):
     """Vision Transformer: (B, H, W, C) -> logits (B, num_classes) float32, or (B, width) if num_classes is 0.
 
@@ -77,9 +84,7 @@ class ViT(nn.Module):
             raise UserError(f"unknown pool '{self.pool}'. Known: {', '.join(POOLS)}")
         x = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(x)
         if self.pool == "token":
-            token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width), "float32")
-            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
+            x = prepend_class_token(self, x)
         x = LearnedPositions(self.position_std, self.dtype, name="positions")(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         for i in range(self.depth):

@@ -78,13 +78,22 @@ def _linear_align_corners(old, new):
     return np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(old)))
 
 
-def _bicubic(old, new):
-    """Hugging Face's and Microsoft's rule: torch bicubic without antialiasing, a = -0.75, edges repeated."""
+def bicubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which four of `old` points each of `new` ones is made of, and their weights; both are (new, 4).
+
+    torch's bicubic interpolation without antialiasing: half-pixel centers, a = -0.75, edges repeated.
+    """
     centers = _half_pixel_centers(old, new)
     taps = np.floor(centers)[:, None] + np.arange(-1, 3)
     weights = _cubic(centers[:, None] - taps, a=-0.75)
+    return np.clip(taps, 0, old - 1).astype(int), weights
+
+
+def _bicubic(old, new):
+    """Hugging Face's and Microsoft's rule: torch bicubic without antialiasing."""
+    taps, weights = bicubic_taps(old, new)
     matrix = np.zeros((new, old))
-    np.add.at(matrix, (np.arange(new)[:, None], np.clip(taps, 0, old - 1).astype(int)), weights)
+    np.add.at(matrix, (np.arange(new)[:, None], taps), weights)
     return matrix
 
 
