@@ -1,6 +1,7 @@
 """Reading a published checkpoint as weights of one of our models, whatever family's file it is."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.weights import resnet, swin, vit
+from attnjax.weights import crossvit, resnet, swin, vit
 from attnjax.weights.files import Arrays, read_arrays, read_description
 from attnjax.weights.naming import Shape, check_settings, detect, from_published, published_names
 
@@ -20,9 +21,8 @@ WRITERS = {
     "vit": (vit.to_huggingface, "ViTForImageClassification"),
     "swin": (swin.to_huggingface, "SwinForImageClassification"),
 }
-FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS, "swin": swin.FORMATS}
-POSITIONS = "params/positions/embedding"
-HEAD_BIAS = "params/head/bias"
+FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS, "swin": swin.FORMATS, "crossvit": crossvit.FORMATS}
+_HEAD = re.compile(r"^params/head\d*/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,15 @@ def is_position_table(path: str) -> bool:
     return path.endswith("positions/embedding")
 
 
+def is_head(path: str) -> bool:
+    """Says whether a flat variable is of the head, or of one of several: "params/head/bias", "params/head2/bias"."""
+    return bool(_HEAD.match(path))
+
+
 def _count_classes(arrays, fmt, config):
     any_head = models.build(config.model, num_classes=1)
-    bias = arrays.get(published_names(fmt, any_head, [HEAD_BIAS])[HEAD_BIAS])
+    path = next(path for module in fmt.modules(any_head) if is_head(path := f"params/{module}/bias"))
+    bias = arrays.get(published_names(fmt, any_head, [path])[path])
     return 0 if bias is None else len(bias)
 
 
@@ -100,7 +106,7 @@ def variable_shapes(model: nn.Module, image: tuple[int, int, int, int]) -> dict[
     """Returns the shapes of a model's flat variables for images (B, H, W, C); makes no arrays."""
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(image, jnp.float32))
     shapes = {path: struct.shape for path, struct in flatten_dict(variables, sep="/").items()}
-    return {path: shape for path, shape in shapes.items() if model.num_classes or "/head/" not in path}
+    return {path: shape for path, shape in shapes.items() if model.num_classes or not is_head(path)}
 
 
 def _class_names(description, num_classes):

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from attnjax.config import resolve
 from attnjax.errors import UserError
+from attnjax.models.crossvit import branch_grids
 from attnjax.models.swin import padded_grid
 from attnjax.models.vit import patch_grid
 from attnjax.nn.positions import resize_grid, resize_positions
@@ -18,7 +19,7 @@ from attnjax.training.run import Run, abstract_state, open_run
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.naming import check_fit
-from attnjax.weights.published import HEAD_BIAS, POSITIONS, Weights
+from attnjax.weights.published import Weights, is_head
 
 # Fields of a model that change neither its weights nor what it computes with them in evaluation.
 _FREE_FIELDS = (
@@ -32,7 +33,15 @@ _FREE_FIELDS = (
     "dtype",
 )
 _RESIZED_FIELDS = ("window",)
-_GRIDS = {"vit": patch_grid, "swin": padded_grid}  # of the patches of an image
+# The grids of patches that a model makes of an image size, one for each table of absolute positions.
+_GRIDS = {
+    "vit": lambda size, model: {"params/positions/embedding": patch_grid(size, model.patch_size)},
+    "swin": lambda size, model: {"params/positions/embedding": padded_grid(size, model.patch_size)},
+    "crossvit": lambda size, model: {
+        f"params/branch{i}/positions/embedding": grid
+        for i, grid in enumerate(branch_grids(size, model.patch_sizes, model.image_scales), start=1)
+    },
+}
 RUN_RESIZE_RULE = "bicubic_antialias"
 BIAS_RESIZE_RULE = "bicubic"  # Microsoft's
 
@@ -93,15 +102,12 @@ def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
 def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[TrainState, list[str]]:
     """Returns `state` with `weights` in place of its own, and lines that say what was changed; see `initialise`."""
     fresh = flatten_dict({"params": state.params, **state.model_state}, sep="/")
-    loaded, report = dict(weights.variables), []
-    if POSITIONS in fresh and POSITIONS in loaded:
-        loaded[POSITIONS], line = _fit_positions(loaded[POSITIONS], weights, config)
-        report += line
+    loaded, report = _fit_positions(weights, fresh, config)
     loaded, lines = _fit_biases(loaded, fresh)
     report += lines
-    num_classes = len(fresh.get(HEAD_BIAS, ()))
+    num_classes = next((len(x) for path, x in fresh.items() if is_head(path) and path.endswith("/bias")), 0)
     if weights.num_classes != num_classes:
-        loaded |= {path: array for path, array in fresh.items() if path.startswith("params/head/")}
+        loaded |= {path: array for path, array in fresh.items() if is_head(path)}
         report.append(f"head replaced: {weights.num_classes or 'no'} -> {num_classes} classes")
     shapes = ({path: array.shape for path, array in tree.items()} for tree in (loaded, fresh))
     check_fit(*shapes, weights.source)
@@ -112,16 +118,18 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
     return state.replace(params=params, model_state=model_state, ema=ema), report
 
 
-def _fit_positions(table, weights, config):
-    """Returns the table for the config's image size, and the line of the report, if any, that says so."""
-    model = config.model
-    prefix = 1 if model.get("pool") == "token" else 0
-    old = _old_grid(table.shape[1] - prefix, weights, model)
-    new = _GRIDS[model.name](tuple(config.data.image_size), model.patch_size)
-    if old == new:
-        return table, []
-    resized = resize_positions(table, old, new, weights.resize_rule)
-    return resized, [f"positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({weights.resize_rule})"]
+def _fit_positions(weights, fresh, config):
+    """Returns the variables with tables of absolute positions for the config's image size, and the report's lines."""
+    loaded, report, model = dict(weights.variables), [], config.model
+    grids = _GRIDS[model.name](tuple(config.data.image_size), model) if model.name in _GRIDS else {}
+    for path in [path for path in grids if path in fresh and path in loaded]:
+        new = grids[path]
+        prefix = fresh[path].shape[1] - new[0] * new[1]  # class tokens
+        old = _old_grid(loaded[path].shape[1] - prefix, weights, model, path)
+        if old != new:
+            loaded[path] = resize_positions(loaded[path], old, new, weights.resize_rule)
+            report.append(f"positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({weights.resize_rule})")
+    return loaded, report
 
 
 def _fit_biases(loaded, fresh):
@@ -137,12 +145,10 @@ def _fit_biases(loaded, fresh):
     return loaded, list(report)  # a line for all blocks that it is true of
 
 
-def _old_grid(tokens, weights, model):
+def _old_grid(tokens, weights, model, path):
     """Returns the grid of a table with `tokens` patches: by the image size where that is known, else square."""
-    if weights.image_size:
-        grid = _GRIDS[model.name](weights.image_size, model.patch_size)
-    else:
-        grid = (round(tokens**0.5),) * 2
+    size, square = weights.image_size, (round(tokens**0.5),) * 2
+    grid = _GRIDS[model.name](size, model)[path] if size else square
     if grid[0] * grid[1] != tokens:
         raise UserError(
             f"'{weights.source}' has positions for {tokens} patches, which is no {grid[0]}x{grid[1]} grid; "

@@ -1,0 +1,66 @@
+"""The format of CrossViT checkpoints: IBM's and timm's, which differ in the names of tokens and positions only."""
+
+import re
+
+from attnjax.models.crossvit import CrossViT
+from attnjax.weights.files import Arrays
+from attnjax.weights.naming import Format
+from attnjax.weights.vit import split_qkv
+
+
+def _prepare(arrays: Arrays) -> Arrays:
+    """Names IBM's arrays, "pos_embed.0" and "cls_token.0", as timm does, and cuts fused projections."""
+    return split_qkv({re.sub(r"^(pos_embed|cls_token)\.", r"\1_", name): array for name, array in arrays.items()})
+
+
+_IN_BLOCK = {
+    "norm1": "norm1",
+    "attention/query": "attn.query",
+    "attention/key": "attn.key",
+    "attention/value": "attn.value",
+    "attention/out": "attn.proj",
+    "norm2": "norm2",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+# {b} is the branch whose class token it is; of the other's width are its norm and attention.
+_IN_FUSION = {
+    "project/norm": "projs.{b}.0",
+    "project/linear": "projs.{b}.2",
+    "norm": "fusion.{b}.norm1",
+    "attention/query": "fusion.{b}.attn.wq",
+    "attention/key": "fusion.{b}.attn.wk",
+    "attention/value": "fusion.{b}.attn.wv",
+    "attention/out": "fusion.{b}.attn.proj",
+    "project_back/norm": "revert_projs.{b}.0",
+    "project_back/linear": "revert_projs.{b}.2",
+}
+
+
+def _modules(model: CrossViT) -> dict[str, str]:
+    names = {}
+    for b, depth in enumerate(model.depths):
+        names |= {
+            f"branch{b + 1}/patch_embedding/projection": f"patch_embed.{b}.proj",
+            f"branch{b + 1}/class_token": f"cls_token_{b}",
+            f"branch{b + 1}/positions/embedding": f"pos_embed_{b}",
+            f"final_norm{b + 1}": f"norm.{b}",
+            f"head{b + 1}": f"head.{b}",
+        }
+        for s in range(model.stages):
+            for i in range(depth):
+                block = f"stage{s + 1}_branch{b + 1}_block{i + 1}/"
+                names |= {block + ours: f"blocks.{s}.blocks.{b}.{i}.{theirs}" for ours, theirs in _IN_BLOCK.items()}
+            fusion = f"stage{s + 1}_fusion{b + 1}/"
+            names |= {fusion + ours: f"blocks.{s}.{theirs.format(b=b)}" for ours, theirs in _IN_FUSION.items()}
+    return names
+
+
+FORMATS = (
+    Format(
+        name="IBM's and timm's",
+        marker=r"^patch_embed\.0\.proj\.",
+        prepare=_prepare,
+        modules=_modules,
+    ),
+)
