@@ -9,8 +9,6 @@ Alternatives run in turn, over and over: each one's least time counts, and its r
 """
 
 import argparse
-import time
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -18,6 +16,7 @@ import numpy as np
 
 from attnjax import cli, models, workloads
 from attnjax import config as config_lib
+from attnjax.analysis.cost import minimum_times, passes
 from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
@@ -42,18 +41,6 @@ class _DenseMLP(nn.Module):
         return nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(self.hidden)(x)))
 
 
-def minimum_times(functions: dict, arguments: dict, rounds: int) -> dict[str, float]:
-    """Returns the least seconds of each function over `rounds` rounds, in each of which all are run once."""
-    best = dict.fromkeys(functions, float("inf"))
-    for round_ in range(rounds + 1):  # the first compiles
-        for name, function in functions.items():
-            began = time.perf_counter()
-            jax.block_until_ready(function(*arguments[name]))
-            if round_:
-                best[name] = min(best[name], time.perf_counter() - began)
-    return best
-
-
 def _show(title, times):
     print(title)
     fastest = min(times.values())
@@ -74,14 +61,9 @@ def layouts(args) -> None:
     print(f"{parallel.describe()}; batch {args.batch}, {args.tokens} tokens, width {args.width}, {args.heads} heads")
     for title, modules in groups.items():
         inputs = {name: (module.init(jax.random.key(1), x, train=False), x) for name, module in modules.items()}
-
-        def loss(module, variables, x):
-            return (module.apply(variables, x, train=False) ** 2).sum()
-
-        forward = {name: jax.jit(partial(module.apply, train=False)) for name, module in modules.items()}
-        gradient = {name: jax.jit(jax.grad(partial(loss, module), argnums=(0, 1))) for name, module in modules.items()}
-        _show(f"{title}, forward", minimum_times(forward, inputs, args.rounds))
-        _show(f"{title}, gradient", minimum_times(gradient, inputs, args.rounds))
+        for direction in ("forward", "gradient"):
+            functions = {name: jax.jit(passes(module)[direction]) for name, module in modules.items()}
+            _show(f"{title}, {direction}", minimum_times(functions, inputs, args.rounds))
 
 
 def _classification(config, length):
@@ -153,7 +135,7 @@ def generate(args) -> None:
     source = np.random.default_rng(0).integers(4, 8000, (args.batch, 32)).astype(np.int32)
     length = args.new_tokens + 1  # eos, which no shorter output may have
     options = Options(max_length=length, min_length=length, beam_size=args.beam)
-    decode = parallel.per_example(lambda variables, source: task.generate(*variables, source, options))
+    decode = parallel.per_example(lambda variables, source: task.generate(*variables, {"source": source}, options))
     assert (decode(variables, source).lengths == length).all()
     print(parallel.describe())
     name = f"batch {args.batch}, beam {args.beam}, {args.new_tokens} tokens"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attnjax import cli, data
 from attnjax.analysis import figures, lengths
+from attnjax.analysis.saving import save_figure
 from attnjax.analysis.windows_figure import windows_figure
 from attnjax.errors import UserError
 from attnjax.training.run import open_run
@@ -26,18 +27,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="images of the test split in attention.png")
     args = cli.parse_args(parser)
     if args.windows:
-        save(args.windows, windows_figure())
+        save_figure(args.windows, windows_figure())
         return
     if args.lengths:
         compare_lengths(args.lengths[0], args.lengths[1:])
         return
     run = open_run(args.workdir)
     folder = args.workdir / "figures"
-    save(folder / "learning_curve.png", figures.learning_curve(args.workdir))
+    save_figure(folder / "learning_curve.png", figures.learning_curve(args.workdir))
     if run.config.model.name == "vit":
         batch = next(iter(data.eval_batches(run.config, data.open_split(run.config, run.config.data.test))))
         images, labels = batch["image"][: args.images], batch["label"][: args.images]
-        save(folder / "attention.png", figures.attention(run, images, labels))
+        save_figure(folder / "attention.png", figures.attention(run, images, labels))
 
 
 def compare_lengths(path: Path, workdirs: list[Path]) -> None:
@@ -46,21 +47,8 @@ def compare_lengths(path: Path, workdirs: list[Path]) -> None:
     if not names or len(set(names)) < len(names):
         raise UserError("--lengths needs a file and runs in folders of different names, which the legend shows")
     buckets = {name: lengths.measure(open_run(workdir)) for name, workdir in zip(names, workdirs, strict=True)}
-    save(path, figures.accuracy_by_length(buckets))
-    rows = [("run", *lengths.Bucket._fields), *((name, *row) for name, found in buckets.items() for row in found)]
-    table = path.with_suffix(".csv")
-    table.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-    print(f"wrote {table}")
-
-
-def save(path: Path, figure) -> None:
-    """Writes a figure in the format of the file's suffix, and says so; UserError if that cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write '{path}': {error}") from None
-    print(f"wrote {path}")
+    rows = [{"run": name, **bucket._asdict()} for name, found in buckets.items() for bucket in found]
+    save_figure(path, figures.accuracy_by_length(buckets), rows)
 
 
 if __name__ == "__main__":

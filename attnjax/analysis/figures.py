@@ -1,9 +1,10 @@
 """Figures of a run, readable in a paper."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -54,6 +55,31 @@ def accuracy_by_length(runs: dict[str, list[Bucket]]):
     axes[0].set_ylabel("sequences without a mistake")
     axes[1].set_ylabel("subwords in their place")
     axes[1].legend(frameon=False)
+    return figure
+
+
+def attention_cost(rows: Sequence[Mapping[str, Any]], exponents: Mapping[tuple[str, str], float]):
+    """Returns a figure of time and memory against tokens, logarithmic, for attention in windows and over all tokens.
+
+    `rows` are those of `experiments/tables.py swin_cost`; the legend has the exponents, by column and pass.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for axis, unit, title in zip(axes, ("ms", "mib"), ("time (ms)", "memory (MiB)"), strict=True):
+        for name, color, marker in (("window", "C0", "o"), ("global", "C3", "s")):
+            column = f"{name}_{unit}"
+            for direction, style in (("forward", "-"), ("gradient", "--")):
+                points = [(row["tokens"], row[column]) for row in rows if row["pass"] == direction and row[column]]
+                power = exponents.get((column, direction))
+                label = f"{name}, {direction}" + (f" $\\sim N^{{{power:.2f}}}$" if power else "")
+                if points:
+                    line = dict(color=color, marker=marker, linestyle=style, markersize=4)
+                    axis.plot(*zip(*points, strict=True), label=label, **line)
+        axis.set(xscale="log", yscale="log", xlabel="tokens $N$ (pixels a side)", ylabel=title)
+        ticks = {row["tokens"]: f"{row['tokens']:,}\n({row['image_size']})" for row in rows}
+        axis.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -85,7 +85,9 @@ def _walk(jaxpr, inputs, rows):
         if eqn.primitive.name in _WINDOWS:
             field = field.widen(*_WINDOWS[eqn.primitive.name](eqn))
         if eqn.primitive.name in _LAYERS:
-            path = str(eqn.source_info.name_stack).split("/", 1)[-1]
+            # Without the parts for methods, like "ResNet" and "ResNet.map".
+            parts = str(eqn.source_info.name_stack).split("/")[1:]
+            path = "/".join(part for part in parts if "." not in part)
             name = f"{path} {_LAYERS[eqn.primitive.name]}"
             rows.append(ReceptiveField(name, tuple(eqn.outvars[0].aval.shape[1:3]), field.size, field.stride))
         fields.update({var: field for var in eqn.outvars})
