@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from attnjax import models
 from attnjax.errors import UserError, nearest
 
 # Changing these between the stops of one run cannot change its weights.
@@ -231,9 +232,10 @@ def read(path: Path) -> ConfigDict:
         config = DEFAULTS[saved.get("task", "classification")]()
         with config.unlocked():
             config.update(saved)
+            config.model = models.fields(**config.model)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
     return config
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from attnjax import config as config_lib
@@ -56,6 +58,19 @@ def test_saved_and_read_back_is_the_same(config, tmp_path):
     config_lib.save(config, tmp_path / "config.json")
     assert config_lib.read(tmp_path / "config.json") == config
     assert config_lib.differences(config_lib.read(tmp_path / "config.json"), config) == []
+
+
+def test_fields_that_came_later_than_a_run_have_their_defaults(config, tmp_path):
+    path = tmp_path / "config.json"
+    config_lib.save(config, path)
+    saved = json.loads(path.read_text())
+    del saved["accumulate"], saved["data"]["augment"]["erase"], saved["model"]["widths"]
+    path.write_text(json.dumps(saved))
+    assert config_lib.differences(config_lib.read(path), config) == []
+    del saved["model"]["name"]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"config\.json' is damaged"):
+        config_lib.read(path)
 
 
 def test_differences_name_fields_and_leave_out_the_cadence(config):
