@@ -75,6 +75,7 @@ class Transformer(nn.Module):
     positions: str = "interleaved"
     max_length: int = 1024  # tokens of a sentence
     tie: str = "all"  # "decoder": target table and output; "all": the source table too
+    output_bias: bool = False  # added to the logits, as by Marian
     dropout: float = 0.1  # on embeddings and on each branch
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -96,6 +97,8 @@ class Transformer(nn.Module):
             self.source_embedding = Embedding(self.source_vocabulary, self.width, self.dtype)
         if self.tie == "none":
             self.output = Linear(self.target_vocabulary, use_bias=False)
+        if self.output_bias:
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.target_vocabulary,), "float32")
         self.source_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
         self.target_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
         options = dict(
@@ -170,7 +173,8 @@ class Transformer(nn.Module):
 
     def _logits(self, x):
         x = self.decoder_norm(x) if self.norm == "pre" else x
-        return self.output(x.astype(jnp.float32)) if self.tie == "none" else self.target_embedding.attend(x)
+        x = self.output(x.astype(jnp.float32)) if self.tie == "none" else self.target_embedding.attend(x)
+        return x + self.logits_bias if self.output_bias else x
 
 
 def _size(width, mlp_dim, num_heads, depth, dropout):

@@ -40,6 +40,7 @@ from attnjax.weights.naming import (
 )
 
 TARGET, SOURCE, OUTPUT = "target_embedding/embedding", "source_embedding/embedding", "output/kernel"
+BIAS = "logits_bias"
 # What equals the target's table, loosest first; see Transformer.tie.
 _TIED = {"none": (), "decoder": (OUTPUT,), "all": (OUTPUT, SOURCE)}
 
@@ -50,7 +51,8 @@ class Family:
 
     format: Format
     fields: Mapping[str, tuple]  # of the model: what is fixed in the family
-    tables: Mapping[str, tuple[str, ...]]  # ours -> the names it may have, as (V, D), its own before shared ones
+    # Ours -> the names it may have, as (V, D), its own before shared ones; the bias is (V,).
+    tables: Mapping[str, tuple[str, ...]]
     buffers: Mapping[str, Callable[[np.ndarray], str]]  # not parameters: regular expression -> what is wrong with one
     describe: Callable[[Path, Arrays], Mapping[str, Any]]
     pad: Callable[[Mapping[str, Any]], int | None]  # the row of padding by the description; None: there is none
@@ -61,8 +63,8 @@ def read(path: str | Path, model: Transformer) -> dict[str, Any]:
 
     Padding comes first in the tables, as this module's docstring says; for Marian's npz the model's vocabularies have
     one token more than the file. Heads and activation are checked where the file describes them (fairseq's is not
-    read). UserError if the file cannot be read, is of no known naming, has an output bias or other positions, is
-    described as another computation, or does not fit the model.
+    read). UserError if the file cannot be read, is of no known naming, has other positions, or an output bias that the
+    model has not, is described as another computation, or does not fit the model.
     """
     where, arrays = str(path), _read_arrays(path)
     fmt = detect(arrays, [family.format for family in FAMILIES], where)
@@ -90,7 +92,8 @@ def to_huggingface(folder: str | Path, model: Transformer, params: Mapping[str, 
         raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
     variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
     arrays = to_published(variables, HUGGINGFACE.format, model)
-    arrays["final_logits_bias"] = np.zeros((1, model.target_vocabulary), np.float32)
+    bias = arrays.get("final_logits_bias", np.zeros(model.target_vocabulary, np.float32))
+    arrays["final_logits_bias"] = bias[None]  # which that class has in any case
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     files = {"config.json": _description(model) | _SPECIAL_IDS, "generation_config.json": _generation(model)}
@@ -178,10 +181,12 @@ def _place_tables(arrays, family, model, pad, where):
     for ours, names in family.tables.items():
         if found := [name for name in names if name in arrays]:
             tables[ours] = _pad_first(arrays[found[0]], pad, f"'{where}': {found[0]}")
+    modules = family.format.modules(model)
+    if not model.output_bias and (largest := np.abs(tables.pop(BIAS, 0)).max()) > 0:
+        raise UserError(f"'{where}': {modules[BIAS]} adds up to {largest:.2g} to the logits: use output_bias=True")
     ties = [tie for tie, paths in _TIED.items() if all(_equal(tables, path) for path in paths)]
     if model.tie not in ties:
         raise UserError(f"'{where}' has tables of its own where this model has tie={model.tie}: use tie={ties[-1]}")
-    modules = family.format.modules(model)
     own = {modules[path]: table for path, table in tables.items() if path not in _TIED[model.tie]}
     known = {name for names in family.tables.values() for name in names}
     return {name: array for name, array in arrays.items() if name not in known} | own
@@ -192,17 +197,12 @@ def _equal(tables, path):
 
 
 def _pad_first(table, pad, what):
-    """Returns a table (V, D) with the row of padding before the others, or, where it has none, zeros (V + 1, D)."""
+    """Returns a table (V, ...) with the row of padding before the others, or where it has none zeros (V + 1, ...)."""
     if pad is None:
         return np.concatenate([np.zeros_like(table[:1]), table])
     if not 0 <= pad < len(table):
         raise UserError(f"{what} has {len(table)} rows, so padding cannot be token {pad}")
     return np.concatenate([table[pad : pad + 1], np.delete(table, pad, axis=0)])
-
-
-def _must_be_zero(array):
-    largest = np.abs(array).max(initial=0)
-    return f"adds up to {largest:.2g} to the logits, but our Transformer has no output bias" if largest else ""
 
 
 def _must_be_concatenated_sinusoids(array):
@@ -254,7 +254,13 @@ _TORCH_DECODER = {
 
 def _huggingface_outside(model):
     target = "model.shared.weight" if model.tie == "all" else "model.decoder.embed_tokens.weight"
-    return {TARGET: target, SOURCE: "model.encoder.embed_tokens.weight", OUTPUT: "lm_head.weight"}
+    own = {SOURCE: "model.encoder.embed_tokens.weight", OUTPUT: "lm_head.weight", BIAS: "final_logits_bias"}
+    return {TARGET: target, **own}
+
+
+def _huggingface_prepare(arrays: Arrays) -> Arrays:
+    """Brings the bias from (1, V) to (V,)."""
+    return {name: array.reshape(-1) if name == "final_logits_bias" else array for name, array in arrays.items()}
 
 
 def _huggingface_settings(model: Transformer):
@@ -280,6 +286,7 @@ HUGGINGFACE = Family(
         name="Hugging Face's Marian",
         marker=r"^model\.encoder\.layers\.0\.self_attn\.q_proj\.weight$",
         modules=_modules("model.{part}.layers.{i}.", _TORCH_ENCODER, _TORCH_DECODER, _huggingface_outside),
+        prepare=_huggingface_prepare,
         settings=_huggingface_settings,
     ),
     fields={
@@ -292,11 +299,9 @@ HUGGINGFACE = Family(
         TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
         SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
         OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
+        BIAS: ("final_logits_bias",),
     },
-    buffers={
-        r"^final_logits_bias$": _must_be_zero,
-        r"embed_positions\.weight$": _must_be_concatenated_sinusoids,
-    },
+    buffers={r"embed_positions\.weight$": _must_be_concatenated_sinusoids},
     describe=_huggingface_description,
     pad=lambda description: description["pad_token_id"],
 )
@@ -345,7 +350,7 @@ FAIRSEQ = Family(
         modules=_modules("{part}.layers.{i}.", _TORCH_ENCODER, _TORCH_DECODER, _fairseq_outside),
         prepare=_fairseq_prepare,
     ),
-    fields={"positions": ("fairseq", "learned"), "epsilon": (1e-5,)},
+    fields={"positions": ("fairseq", "learned"), "epsilon": (1e-5,), "output_bias": (False,)},
     tables={
         TARGET: ("decoder.embed_tokens.weight",),
         SOURCE: ("encoder.embed_tokens.weight",),
@@ -389,7 +394,8 @@ _MARIAN_DECODER = {
 
 def _marian_outside(model):
     target = "Wemb" if model.tie == "all" else "decoder_Wemb"
-    return {TARGET: target, SOURCE: "encoder_Wemb", OUTPUT: "decoder_ff_logit_out_W"}
+    own = {SOURCE: "encoder_Wemb", OUTPUT: "decoder_ff_logit_out_W", BIAS: "decoder_ff_logit_out_b"}
+    return {TARGET: target, **own}
 
 
 def _marian_prepare(arrays: Arrays) -> Arrays:
@@ -442,8 +448,9 @@ MARIAN = Family(
         TARGET: ("decoder_Wemb", "Wemb"),
         SOURCE: ("encoder_Wemb", "Wemb"),
         OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
+        BIAS: ("decoder_ff_logit_out_b",),
     },
-    buffers={r"^decoder_ff_logit_out_b$": _must_be_zero, r"^special:": _ignored},
+    buffers={r"^special:": _ignored},
     describe=_marian_description,
     pad=lambda description: None,
 )

@@ -30,6 +30,7 @@ def parameters(vocabularies, size, **changes):
         ((32_000, 32_000), "big", {}, 209_125_376),
         ((8_848, 6_632), "iwslt", {"tie": "decoder"}, 39_469_056),
         ((9_715, 9_715), "tiny", {}, 1_325_056 + 9_715 * 128),
+        ((37_000, 37_000), "base", {"output_bias": True}, 63_082_496 + 37_000),
     ],
 )
 def test_counts(vocabularies, size, changes, expected):
@@ -107,6 +108,19 @@ def test_stepping_with_a_cache_equals_reading_at_once(model, batch, params):
     for position in range(T):
         logits, cache = step(cache, target[:, position], position)
         np.testing.assert_allclose(logits, expected[:, position], atol=1e-5)
+
+
+def test_an_output_bias_is_zero_at_first_and_added_to_the_logits(model, batch, params):
+    biased, bias = model.clone(output_bias=True), jnp.arange(V, dtype=jnp.float32)
+    fresh = biased.init(jax.random.key(0), *batch)["params"]
+    assert fresh["logits_bias"].tolist() == [0] * V
+    np.testing.assert_array_equal(biased.apply({"params": fresh}, *batch), model.apply(params, *batch))
+    changed = {"params": fresh | {"logits_bias": bias}}
+    expected = model.apply(params, *batch) + bias
+    np.testing.assert_allclose(biased.apply(changed, *batch), expected, atol=1e-6)
+    cache = biased.apply(changed, batch[0], length=2, method="start_cache")
+    logits, _ = biased.apply(changed, cache, batch[1][:, 0], 0, method="step")
+    np.testing.assert_allclose(logits, expected[:, 0], atol=1e-5)
 
 
 def test_packed_rows_equal_single_ones(model, batch, params):

@@ -202,6 +202,27 @@ def test_padding_may_be_any_token(tmp_path):
     np.testing.assert_allclose(logits, np.roll(expected.detach(), 1, axis=-1), atol=1e-5)
 
 
+def test_an_output_bias_is_marians(tmp_path):
+    """As in opus-mt, where it tells frequent tokens from rare ones; in what was read, and in what we write of it."""
+    module, batch = make_marian(4), make_batch()
+    module.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
+    module.save_pretrained(tmp_path / "theirs")
+    model = make_model(output_bias=True)
+    params = weights.read(tmp_path / "theirs", model)
+    logits, gradient = by_marian(module, *batch)
+    ours, our_gradient = by_us(model, params, *batch)
+    assert np.abs(module.final_logits_bias.numpy()).max() > 1
+    np.testing.assert_allclose(ours, logits, atol=1e-5)
+    our_gradient = to_published(our_gradient, weights.HUGGINGFACE.format, model)
+    assert np.abs(our_gradient.pop("final_logits_bias")).max() > 0.01  # theirs is no parameter
+    assert worst(our_gradient, gradient, exactly_zero=r"k_proj\.bias$")[0] < 1e-4
+
+    weights.to_huggingface(tmp_path / "ours", model, params)
+    back = transformers.MarianMTModel.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(back.final_logits_bias, module.final_logits_bias)
+    assert torch.equal(logits_of(back, *batch), logits_of(module, *batch))
+
+
 class TorchTransformer(torch.nn.Module):
     """fairseq's Transformer from PyTorch's own layers; pre-LN ones end with a norm."""
 

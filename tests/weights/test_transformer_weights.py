@@ -292,6 +292,31 @@ def test_what_does_not_fit_is_listed(arrays, tmp_path):
     assert "17 missing: encoder_l1_ffn_b1, encoder_l3_ffn_W1, " in message
 
 
+BIAS = np.linspace(-1, 0.5, V, dtype=np.float32)
+
+
+def test_output_biases_follow_the_padding(arrays, params, tmp_path):
+    model = make_model(output_bias=True)
+    placed = {SHARED: pad_moved(arrays[SHARED], V - 1), "final_logits_bias": pad_moved(BIAS, V - 1)[None]}
+    folder = write(tmp_path / "a", arrays | placed, **PAD_LAST)
+    assert_reads(folder, params | {"logits_bias": BIAS}, model)
+    to_huggingface(tmp_path / "out", model, read(folder, model))
+    assert_reads(tmp_path / "out", params | {"logits_bias": BIAS}, model)
+
+    biased = marian(arrays) | {"decoder_ff_logit_out_b": BIAS[None, 1:]}
+    found = read(write_file(tmp_path / "a.npz", biased), model)["logits_bias"]
+    assert found.tolist() == [0, *BIAS[1:].tolist()]  # it has none for padding
+
+
+def test_output_biases_need_a_place(arrays, tmp_path):
+    message = refused(write(tmp_path / "a", arrays | {"final_logits_bias": BIAS[None]}), make_model())
+    assert message.endswith("a': final_logits_bias adds up to 1 to the logits: use output_bias=True")
+    biased = marian(arrays) | {"decoder_ff_logit_out_b": np.full((1, V - 1), -2.0, np.float32)}
+    message = refused(write_file(tmp_path / "a.npz", biased), make_model())
+    assert "decoder_ff_logit_out_b adds up to 2 to the logits" in message
+    assert "1 missing: final_logits_bias" in refused(write(tmp_path / "b", arrays), make_model(output_bias=True))
+
+
 def test_unknown_naming(tmp_path):
     path = write_file(tmp_path / "a.npz", {"some": np.zeros(1)})
     assert "named as none of: Hugging Face's Marian, Marian's npz, fairseq; its arrays: some" in refused(
@@ -299,12 +324,7 @@ def test_unknown_naming(tmp_path):
     )
 
 
-def test_what_we_have_no_place_for(arrays, tmp_path):
-    biased = arrays | {"final_logits_bias": np.linspace(0, 0.5, V, dtype=np.float32)[None]}
-    message = refused(write(tmp_path / "a", biased), make_model())
-    assert message.endswith("final_logits_bias adds up to 0.5 to the logits, but our Transformer has no output bias")
-    biased = marian(arrays) | {"decoder_ff_logit_out_b": np.full((1, V - 1), -2.0, np.float32)}
-    assert "decoder_ff_logit_out_b adds up to 2 " in refused(write_file(tmp_path / "a.npz", biased), make_model())
+def test_other_positions_are_refused(arrays, tmp_path):
     others = arrays | {"model.decoder.embed_positions.weight": sinusoids(20, WIDTH, "interleaved")}
     message = refused(write(tmp_path / "b", others), make_model())
     assert "model.decoder.embed_positions.weight is no table of sinusoids, all sines before all cosines" in message
@@ -324,6 +344,7 @@ FAMILIES = {
         ("Hugging Face's Marian", dict(norm="pre", epsilon=1e-6), "norm=pre, not post; epsilon=1e-06, not 1e-05"),
         ("Marian's npz", dict(activation="tanh"), "activation=tanh, not relu or swish"),
         ("fairseq", dict(), "positions=concatenated, not fairseq or learned"),
+        ("fairseq", dict(positions="fairseq", output_bias=True), "output_bias=True, not False"),
     ],
 )
 def test_a_model_of_another_computation_is_refused(family, fields, wrong, arrays, tmp_path):
