@@ -32,7 +32,8 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(VENV)/bin/pip install --quiet -r requirements.txt -e .
 	@touch $@
 
-$(PARITY)/ready: requirements.txt tests/parity/requirements.txt pyproject.toml
+$(PARITY)/ready: requirements.txt tests/parity/requirements.txt tests/parity/requirements-no-deps.txt pyproject.toml
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet -r tests/parity/requirements.txt -e .
+	$(PARITY)/bin/pip install --quiet --no-deps -r tests/parity/requirements-no-deps.txt
 	@touch $@

@@ -1,7 +1,14 @@
 """What all parity tests share: exact products, and PyTorch models in which nothing is zero or one."""
 
+import sys
+from importlib.util import find_spec
+from unittest.mock import MagicMock
+
 import jax
 import pytest
+
+# Of torchvision, what timm's modules import as they load, mostly for its data sets.
+TORCHVISION = ("", ".datasets", ".models.feature_extraction", ".ops.misc", ".transforms", ".transforms.functional")
 
 
 @pytest.fixture(autouse=True)
@@ -9,6 +16,23 @@ def exact_products():
     """Keeps float32 products float32 on accelerators that would shorten them."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(scope="session")
+def crossvit():
+    """timm's crossvit module.
+
+    timm needs torchvision, of which this module uses nothing, and which must be of just the build that torch is: for
+    the CPU it is not to be had everywhere. So timm is installed without it, and finds empty names in its place.
+    """
+    pytest.importorskip("torch")
+    stubs = [] if find_spec("torchvision") else [f"torchvision{name}" for name in TORCHVISION]
+    sys.modules.update({name: MagicMock() for name in stubs})
+    try:
+        return pytest.importorskip("timm.models.crossvit")
+    finally:
+        for name in stubs:
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.nn.positions import RESIZE_RULES
 from attnjax.training.run import abstract_state
+from attnjax.weights import crossvit as crossvit_weights
 from attnjax.weights import published, resnet, transfer, vit
 from attnjax.weights.naming import Format, from_published, to_published
 from attnjax.workloads.classification import ClassificationWorkload
@@ -73,7 +74,7 @@ def assert_same(name, ours, theirs):
     assert ours[1].keys() == theirs[1].keys()
     scale = {key: np.abs(array).max() for key, array in theirs[1].items()}
     for key in scale:
-        if re.search(r"(k_proj|key)\.bias$", key):
+        if re.search(r"(k_proj|key|wk)\.bias$", key):
             scale[key] = max(scale.values())  # exactly 0, as softmax ignores what is added to all keys: only rounding
     relative = {key: np.abs(ours[1][key] - theirs[1][key]).max() / scale[key] for key in scale}
     worst = max(relative, key=relative.get)
@@ -85,9 +86,9 @@ def assert_same(name, ours, theirs):
     assert relative[worst] < 1e-4
 
 
-def load_folder(folder, config):
-    """Reads a Hugging Face folder by our public path: positions resized, and so on."""
-    weights = published.read(folder, config)
+def load_file(path, config):
+    """Reads a file, or a Hugging Face folder, by our public path: positions resized, and so on."""
+    weights = published.read(path, config)
     workload = ClassificationWorkload(config, tuple(map(str, range(CLASSES))))
     state, report = transfer.load(abstract_state(workload), weights, config)
     return workload.task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
@@ -104,7 +105,7 @@ def test_vit_with_class_token_is_hugging_faces(image_size, randomise, tmp_path):
     theirs = by_torch(module, lambda x: forward(x).logits, image, label)
 
     config = make_config(image_size, "vit", "S/16", activation="gelu", epsilon=1e-12)
-    model, variables, report = load_folder(tmp_path, config)
+    model, variables, report = load_file(tmp_path, config)
     assert report == ([] if image_size == (224, 224) else ["positions resized 14x14 -> 10x6 (bicubic)"])
     logits, gradient, _ = by_us(model, variables, image, label)
     path = "params/positions/embedding"
@@ -199,6 +200,23 @@ def test_average_pooled_vit_is_pytorchs_layers(image_size, randomise):
     assert_same(f"ViT S/16 average {image_size}", ours, theirs)
 
 
+@pytest.mark.parametrize(("size", "image_size"), [("tiny", (240, 240)), ("9", (120, 240))])
+def test_crossvit_is_timms(size, image_size, crossvit, randomise, tmp_path):
+    image, label = make_batch(*image_size)
+    module = getattr(crossvit, f"crossvit_{size}_240")(num_classes=CLASSES, img_size=image_size)
+    randomise(module, module.head[0], to_torch(image))
+    torch.save(module.state_dict(), tmp_path / "timm.pth")
+    logits, gradient = by_torch(module, module, image, label)
+    (fmt,) = crossvit_weights.FORMATS
+    theirs = logits, fmt.prepare(gradient)
+
+    config = make_config((240, 240), "crossvit", size)
+    weights = published.read(tmp_path / "timm.pth", config)
+    model = models.build(config.model, num_classes=CLASSES)
+    logits, gradient, _ = by_us(model, weights.variables, image, label)
+    assert_same(f"CrossViT-{size} {image_size}", (logits, to_published(gradient, fmt, model)), theirs)
+
+
 RESNETS = {
     "18": dict(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"),
     "50": dict(hidden_sizes=[256, 512, 1024, 2048], depths=[3, 4, 6, 3], layer_type="bottleneck"),
@@ -209,7 +227,7 @@ def make_resnets(size, image, folder, randomise):
     """Returns PyTorch's ResNet, ours, and our variables with the same weights and running statistics."""
     module = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=CLASSES, **RESNETS[size]))
     randomise(module, module.classifier[1], to_torch(image)).save_pretrained(folder)
-    model, variables, _ = load_folder(folder, make_config(image.shape[1:3], "resnet", size))
+    model, variables, _ = load_file(folder, make_config(image.shape[1:3], "resnet", size))
     return module, model, variables
 
 

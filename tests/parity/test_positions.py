@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from attnjax.models.crossvit import resize_images
 from attnjax.nn.positions import resize_grid
 
 torch = pytest.importorskip("torch")
@@ -28,3 +29,12 @@ def test_googles_rule_is_scipys_zoom(old, new):
     zoom = (new[0] / old[0], new[1] / old[1], 1)
     expected = ndimage.zoom(table(old), zoom, order=1)
     np.testing.assert_allclose(resize_grid(table(old), new, "linear_align_corners"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [((240, 240), (224, 224)), ((30, 20), (47, 13)), ((2, 5), (4, 5))])
+def test_images_are_resized_as_by_torch(old, new):
+    # In float64, as torch's float32 has the places of pixels only to 1e-5, which noise turns into 1e-4 of a value.
+    image = np.random.default_rng(0).normal(size=(2, *old, 3))
+    expected = torch.nn.functional.interpolate(torch.from_numpy(image).permute(0, 3, 1, 2), size=new, mode="bicubic")
+    ours = resize_images(image.astype(np.float32), new)
+    np.testing.assert_allclose(ours, expected.permute(0, 2, 3, 1), atol=5e-6)
