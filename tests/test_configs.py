@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 SMALLER = {
     "vit": {"depth": 1},
     "swin": {"depths": (1, 1), "num_heads": (1, 2)},
+    "crossvit": {"stages": 1, "depths": (1, 1)},
     "resnet": {"blocks": (1, 1, 1)},
     "transformer": {"encoder_depth": 1, "decoder_depth": 1},
 }

@@ -86,9 +86,9 @@ def assert_same(name, ours, theirs):
     assert relative[worst] < 1e-4
 
 
-def load_file(path, config):
-    """Reads a file, or a Hugging Face folder, by our public path: positions resized, and so on."""
-    weights = published.read(path, config)
+def load_folder(folder, config):
+    """Reads a Hugging Face folder by our public path: positions resized, and so on."""
+    weights = published.read(folder, config)
     workload = ClassificationWorkload(config, tuple(map(str, range(CLASSES))))
     state, report = transfer.load(abstract_state(workload), weights, config)
     return workload.task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
@@ -105,7 +105,7 @@ def test_vit_with_class_token_is_hugging_faces(image_size, randomise, tmp_path):
     theirs = by_torch(module, lambda x: forward(x).logits, image, label)
 
     config = make_config(image_size, "vit", "S/16", activation="gelu", epsilon=1e-12)
-    model, variables, report = load_file(tmp_path, config)
+    model, variables, report = load_folder(tmp_path, config)
     assert report == ([] if image_size == (224, 224) else ["positions resized 14x14 -> 10x6 (bicubic)"])
     logits, gradient, _ = by_us(model, variables, image, label)
     path = "params/positions/embedding"
@@ -227,7 +227,7 @@ def make_resnets(size, image, folder, randomise):
     """Returns PyTorch's ResNet, ours, and our variables with the same weights and running statistics."""
     module = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=CLASSES, **RESNETS[size]))
     randomise(module, module.classifier[1], to_torch(image)).save_pretrained(folder)
-    model, variables, _ = load_file(folder, make_config(image.shape[1:3], "resnet", size))
+    model, variables, _ = load_folder(folder, make_config(image.shape[1:3], "resnet", size))
     return module, model, variables
 
 
