@@ -5,6 +5,9 @@ python experiments/convert.py runs/x --huggingface OUT_FOLDER [--checkpoint best
 
 WEIGHTS is a .npz (Google), .safetensors or torch file, or a folder as Hugging Face's. The config's model must be the
 weights' model; what does not fit is listed. Use the run folder with evaluate.py and predict.py, or --config.init_from.
+
+--huggingface writes a ViT, a Swin, or a Transformer that translates, with its subwords, whose ids stay the run's. What
+transformers' class cannot compute is refused: its Marian has norm=post, positions=concatenated and epsilon=1e-5.
 """
 
 import argparse
@@ -17,7 +20,6 @@ from attnjax.training import run
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import published, transfer
-from attnjax.weights.vit import to_huggingface
 from attnjax.workloads.classification import ClassificationWorkload
 
 
@@ -49,10 +51,8 @@ def main() -> None:
 def export_run(workdir: Path, checkpoint: str, folder: Path) -> None:
     """Writes a run's weights as Hugging Face's."""
     trained = run.open_run(workdir, checkpoint)
-    trained.expect("classification")
-    data, classes = trained.config.data, trained.workload.classes
-    to_huggingface(folder, trained.task.model, trained.params, classes, tuple(data.image_size), data.channels)
-    print(f"{folder}: weights of step {trained.step:,} for transformers' ViTForImageClassification")
+    readers = published.to_huggingface(folder, trained.workload, trained.params)
+    print(f"{folder}: weights of step {trained.step:,} for transformers' {readers}")
 
 
 def import_weights(source: Path, config, workdir: Path, class_names: str | None) -> None:

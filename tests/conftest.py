@@ -39,6 +39,48 @@ def entry(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def untrained():
+    """Returns untrained(workload, folder): makes a run folder of a workload at step 0, and returns it opened."""
+    from attnjax.training import run
+    from attnjax.training.checkpoint import Checkpoints
+    from attnjax.training.optimizer import make_optimizer, make_schedule
+
+    def make(workload, folder):
+        optimizer = make_optimizer(workload.config.optimizer, make_schedule(workload.config.optimizer, steps=0))
+        checkpoints = Checkpoints(folder, workload.config.best_metric)
+        checkpoints.save_weights(run.create_state(workload, optimizer))
+        checkpoints.close()
+        run.write_description(folder, workload)
+        return run.open_run(folder)
+
+    return make
+
+
+@pytest.fixture
+def translation_workload(tmp_path):
+    """Returns translation_workload(joint, **model fields): Transformers as Marian, of numbers in words."""
+    from num2words import num2words
+
+    from attnjax import config as config_lib
+    from attnjax import models, workloads
+
+    def make(joint=True, **fields):
+        for language in ("en", "de"):
+            lines = [num2words(number, lang=language) for number in range(0, 1000, 3)]
+            (tmp_path / f"train.{language}").write_text("\n".join(lines) + "\n")
+        config = config_lib.translation()
+        marian = dict(norm="post", positions="concatenated", epsilon=1e-5, tie="all" if joint else "decoder")
+        small = dict(width=16, encoder_depth=1, decoder_depth=1, num_heads=2, mlp_dim=16, max_length=64)
+        config.model = models.fields("transformer", **{**marian, **small, **fields})
+        config.data.source, config.data.validation = f"text:{tmp_path}", ""
+        config.data.vocabulary.size, config.data.vocabulary.joint = 60, joint
+        config.data.batching.max_length = 64
+        return workloads.for_training(config, tmp_path / "nowhere")
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def process():
     """Starts an entry point as a user would, on one device: process(name, *arguments, stdin=None) -> Popen."""

@@ -1,8 +1,10 @@
-"""Reading a published checkpoint as weights of one of our models, whatever family's file it is."""
+"""Reading a published checkpoint as weights of one of our models, whatever family's file it is, and writing ours."""
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,15 +14,11 @@ from ml_collections import ConfigDict
 
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.weights import crossvit, resnet, swin, vit
+from attnjax.weights import crossvit, resnet, swin, transformer, vit
 from attnjax.weights.files import Arrays, read_arrays, read_description
+from attnjax.weights.huggingface import save_tokenizer
 from attnjax.weights.naming import Shape, check_settings, detect, from_published, published_names
 
-# How to write weights for Hugging Face, and its class that then reads them.
-WRITERS = {
-    "vit": (vit.to_huggingface, "ViTForImageClassification"),
-    "swin": (swin.to_huggingface, "SwinForImageClassification"),
-}
 FORMATS = {"vit": vit.FORMATS, "resnet": resnet.FORMATS, "swin": swin.FORMATS, "crossvit": crossvit.FORMATS}
 _HEAD = re.compile(r"^params/head\d*/")
 
@@ -70,19 +68,41 @@ def read(path: str | Path, config: ConfigDict) -> Weights:
     )
 
 
-def to_huggingface(
-    folder: str | Path, config: ConfigDict, model: nn.Module, params: dict, classes: tuple[str, ...]
-) -> str:
-    """Writes a config's `model` with `params` as a folder of Hugging Face's; returns the class that reads it.
+def to_huggingface(folder: str | Path, workload: Any, params: dict) -> str:
+    """Writes the model of a run's `workload` with `params` as a folder of Hugging Face's; returns what reads it.
 
-    UserError if there is no class that computes this model, or the folder holds weights already.
+    UserError if there is nothing that computes this model, or the folder holds weights already.
     """
-    name = config.model.name
-    if name not in WRITERS:
-        raise UserError(f"Hugging Face's formats are not written for model '{name}', only for: {', '.join(WRITERS)}")
-    write, reader = WRITERS[name]
-    write(folder, model, params, classes, tuple(config.data.image_size), config.data.channels)
-    return reader
+    kind = (workload.config.task, workload.config.model.name)
+    if kind not in WRITERS:
+        known = ", ".join(map(" by ".join, WRITERS))
+        raise UserError(f"Hugging Face's formats are not written for {' by '.join(kind)}, only for: {known}")
+    write, readers = WRITERS[kind]
+    write(folder, workload, params)
+    return readers
+
+
+def _classifier(write: Callable) -> Callable:
+    """Returns a writer of a classification workload from that of its model."""
+
+    def write_workload(folder, workload, params):
+        data = workload.config.data
+        write(folder, workload.task.model, params, workload.classes, tuple(data.image_size), data.channels)
+
+    return write_workload
+
+
+def _translator(folder, workload, params):
+    transformer.to_huggingface(folder, workload.task.model, params)
+    save_tokenizer(folder, workload.vocabulary, tuple(workload.config.data.languages), workload.task.model.max_length)
+
+
+# Task and model -> how to write a run of them for Hugging Face, and its classes that then read it.
+WRITERS = {
+    ("classification", "vit"): (_classifier(vit.to_huggingface), "ViTForImageClassification"),
+    ("classification", "swin"): (_classifier(swin.to_huggingface), "SwinForImageClassification"),
+    ("translation", "transformer"): (_translator, "MarianMTModel and MarianTokenizer"),
+}
 
 
 def is_position_table(path: str) -> bool:

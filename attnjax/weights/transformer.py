@@ -12,7 +12,6 @@ grow by one, those after it stay:
 import argparse
 import dataclasses
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import yaml
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -30,6 +28,7 @@ from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
 from attnjax.weights.files import Arrays, read_arrays, read_description, weights_file
+from attnjax.weights.huggingface import save_model
 from attnjax.weights.naming import (
     HUGGINGFACE_ACTIVATIONS,
     Format,
@@ -87,18 +86,12 @@ def to_huggingface(folder: str | Path, model: Transformer, params: Mapping[str, 
     or the folder holds weights already.
     """
     _check_fields(HUGGINGFACE, model)
-    folder = Path(folder)
-    if (folder / "model.safetensors").exists():
-        raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
     variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
     arrays = to_published(variables, HUGGINGFACE.format, model)
     bias = arrays.get("final_logits_bias", np.zeros(model.target_vocabulary, np.float32))
     arrays["final_logits_bias"] = bias[None]  # which that class has in any case
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     files = {"config.json": _description(model) | _SPECIAL_IDS, "generation_config.json": _generation(model)}
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    save_model(folder, arrays, files)
 
 
 _SPECIAL_IDS = {

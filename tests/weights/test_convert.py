@@ -2,11 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from attnjax import config as config_lib
+from attnjax import models
 from attnjax.training.run import open_run
-from attnjax.weights import published
+from attnjax.weights import published, transformer
+from attnjax.workloads.classification import ClassificationWorkload
 
 CONFIG = """
 from attnjax import config as config_lib
@@ -96,3 +100,53 @@ def test_weights_without_a_head_are_for_training(files, make_config, named, entr
     code, _, err = entry("convert", tmp_path / "a.npz", "--config", config, "--workdir", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "has no head to evaluate" in err
+
+
+def test_a_swin_is_written_for_hugging_face(untrained, entry, tmp_path):
+    config = config_lib.classification()
+    small = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3)
+    config.model, config.data.image_size = models.fields("swin", **small), (16, 16)
+    run = untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "run")
+    code, said, _ = entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")
+    assert (code, said.split("transformers' ")[1]) == (0, "SwinForImageClassification\n")
+    again = published.read(tmp_path / "out", config)
+    assert again.classes == ("cat", "dog")
+    kernel = again.variables["params/stage1_block2/attention/query/kernel"]
+    np.testing.assert_array_equal(kernel, run.params["stage1_block2"]["attention"]["query"]["kernel"])
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
+def test_a_translator_is_written_for_hugging_face_with_its_subwords(
+    joint, translation_workload, untrained, entry, tmp_path
+):
+    run = untrained(translation_workload(joint), tmp_path / "run")
+    out = tmp_path / "out"
+    code, said, _ = entry("convert", tmp_path / "run", "--huggingface", out)
+    assert (code, said.split("transformers' ")[1]) == (0, "MarianMTModel and MarianTokenizer\n")
+    jax.tree.map(np.testing.assert_array_equal, transformer.read(out, run.task.model), run.params)
+    vocabulary = run.workload.vocabulary
+    for side in ("source", "target"):
+        subwords = (out / f"{side}.spm").read_bytes()
+        assert subwords == (tmp_path / "run" / "vocabulary" / f"{'joint' if joint else side}.model").read_bytes()
+    ids = json.loads((out / "vocab.json").read_text())
+    assert [ids[piece] for piece in ("<pad>", "<s>", "</s>", "<unk>")] == [0, 1, 2, 3]
+    assert [ids[piece] for piece in vocabulary.source.encode("forty-two", out_type=str)] == vocabulary.source.encode(
+        "forty-two"
+    )
+    assert (out / "target_vocab.json").exists() is not joint
+    described = json.loads((out / "tokenizer_config.json").read_text())
+    assert (described["source_lang"], described["target_lang"], described["model_max_length"]) == ("en", "de", 64)
+
+
+def test_what_hugging_face_has_no_class_for_is_one_line(translation_workload, untrained, entry, tmp_path):
+    untrained(translation_workload(norm="pre"), tmp_path / "pre")
+    config = config_lib.classification()
+    config.model, config.data.image_size = models.fields("lenet"), (32, 32)
+    untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "lenet")
+    for run, message in (
+        ("pre", "Hugging Face's Marian computes something else than this model, which has norm=pre, not post"),
+        ("lenet", "not written for classification by lenet, only for: classification by vit, classification by swin"),
+    ):
+        code, _, err = entry("convert", tmp_path / run, "--huggingface", tmp_path / "out")
+        assert (code, err.count("\n")) == (2, 1) and message in err
+    assert not (tmp_path / "out").exists()

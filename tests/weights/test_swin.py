@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_listed(tmp_path):
 
 def write(folder, config, variables):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
-    return published.to_huggingface(folder, config, build(config), params, CLASSES)
+    return published.to_huggingface(folder, ClassificationWorkload(config, CLASSES), params)
 
 
 @pytest.mark.parametrize("position", ["relative", "both"])
@@ -217,10 +217,3 @@ def test_hugging_face_cannot_express(fields, message, tmp_path):
     with pytest.raises(UserError, match=f"cannot express this model: {message}$"):
         write(tmp_path / "out", config, random_variables(config))
     assert not (tmp_path / "out").exists()
-
-
-def test_no_writer_for_other_models(tmp_path):
-    config = config_lib.classification()
-    config.model = models.fields("lenet")
-    with pytest.raises(UserError, match="are not written for model 'lenet', only for: vit, swin"):
-        published.to_huggingface(tmp_path / "out", config, None, {}, CLASSES)
