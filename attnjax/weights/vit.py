@@ -9,7 +9,7 @@ from attnjax.errors import UserError
 from attnjax.models.vit import ViT
 from attnjax.weights.files import Arrays
 from attnjax.weights.huggingface import save_classifier
-from attnjax.weights.naming import Format, to_published
+from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, to_published
 
 
 def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
@@ -70,19 +70,10 @@ def _huggingface_prepare(arrays: Arrays) -> Arrays:
     return {name if name.startswith(inside) else f"vit.{name}": array for name, array in arrays.items()}
 
 
-# Activations that Hugging Face calls by several names; the first is what we write.
-_HUGGINGFACE_ACTIVATIONS = {
-    "gelu": ("gelu", "gelu_python"),
-    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_python_tanh"),
-    "relu": ("relu",),
-    "tanh": ("tanh",),
-}
-
-
 def _huggingface_settings(model: ViT):
     return {
         "num_attention_heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
-        "hidden_act": (f"activation={model.activation}", _HUGGINGFACE_ACTIVATIONS[model.activation]),
+        "hidden_act": (f"activation={model.activation}", HUGGINGFACE_ACTIVATIONS[model.activation]),
         "layer_norm_eps": (f"epsilon={model.epsilon}", (model.epsilon,)),
     }
 
@@ -227,10 +218,9 @@ FORMATS = (GOOGLE, TIMM, HUGGINGFACE, HUGGINGFACE_5, TUTORIAL)
 
 def _check_expressible(model):
     problems = {
-        "it is no ViT": not isinstance(model, ViT),
-        "pool=average": getattr(model, "pool", "token") != "token",
-        "final_norm=False": not getattr(model, "final_norm", True),
-        "pre_logits": bool(getattr(model, "pre_logits", 0)),
+        "pool=average": model.pool != "token",
+        "final_norm=False": not model.final_norm,
+        "pre_logits": bool(model.pre_logits),
         "no head": not model.num_classes,
     }
     if found := [name for name, is_so in problems.items() if is_so]:
