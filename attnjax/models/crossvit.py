@@ -54,7 +54,7 @@ def resize_images(x, size: Pair):
 
 
 class Projection(nn.Module):
-    """Takes a class token to the width of another branch: (B, 1, D) -> (B, 1, features) (equation 4's f and g)."""
+    """Takes a class token to the width of another branch: (B, 1, D) -> (B, 1, features) (f and g in figure 4)."""
 
     features: int
     kernel_init: Callable | None = None
