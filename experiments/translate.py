@@ -21,10 +21,10 @@ from pathlib import Path
 
 from attnjax import cli
 from attnjax.analysis import figures
-from attnjax.analysis.attention import source_attention
+from attnjax.analysis.attention import chosen, source_attention
 from attnjax.errors import UserError
 from attnjax.training.run import open_run
-from attnjax.workloads.translation import Candidate
+from attnjax.workloads.search import Candidate
 
 CHUNK = 256
 
@@ -116,12 +116,8 @@ def draw(run, first, args):
         raise UserError("nothing to draw the attention of: the first line is empty")
     line, candidates = first
     source, weights = source_attention(run, line, candidates[0].subwords)
-    layers, heads = weights.shape[:2]
-    if not -layers <= args.layer < layers or (args.head is not None and not 0 <= args.head < heads):
-        raise UserError(f"no layer {args.layer}, head {args.head}: there are {layers} layers of {heads} heads, from 0")
-    chosen = weights[args.layer].mean(0) if args.head is None else weights[args.layer, args.head]
-    name = f"layer {args.layer % layers}, {'mean over heads' if args.head is None else f'head {args.head}'}"
-    figure = figures.alignment(chosen, source, candidates[0].subwords, name)
+    weights, name = chosen(weights, args.layer, args.head)
+    figure = figures.alignment(weights, source, candidates[0].subwords, name)
     try:
         figure.savefig(args.attention, dpi=150)
     except (OSError, ValueError) as error:  # no such folder, no such format

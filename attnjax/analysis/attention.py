@@ -1,4 +1,4 @@
-"""What a model attends to: a Vision Transformer among its patches, a decoder in its source."""
+"""What a model attends to: a Vision Transformer among its patches, a decoder in its source or its image."""
 
 from collections.abc import Sequence
 
@@ -33,13 +33,44 @@ def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list
     _, state = model.apply(variables, *arrays, mutable=["intermediates"])
     found = state.get("intermediates", {})
     if "decoder" in found:
-        maps = [found["decoder"]["attention"][0][:, None]]
+        maps = found["decoder"]["attention"][0][None]
+    elif any(name.startswith("decoder") for name in found):
+        maps = _cross_attention(found, "cross_attention")[:, 0]
     else:
-        layers = sorted((name for name in found if name.startswith("decoder")), key=lambda name: int(name[8:]))
-        maps = [found[name]["cross_attention"]["attention"][0] for name in layers]
-    if not maps:
         raise UserError("this model has no attention to show: it is an RNN with model.attention=none")
-    return list(vocabulary.source.id_to_piece(source)), np.stack(maps)[:, 0]
+    return list(vocabulary.source.id_to_piece(source)), maps
+
+
+def image_attention(run: Run, image, subwords: Sequence[str], source: Sequence[int] = ()) -> np.ndarray:
+    """Returns where in an image a captioner looks for each subword of its output, (L, heads, T, rows, columns).
+
+    `image` is (H, W, C) float32, `subwords` end in eos, `source` are the ids of the sentence it read, if any. What goes
+    to other tokens, an encoder's class token or a source sentence, is left out.
+    """
+    model, vocabulary = run.task.model, run.workload.vocabulary
+    variables = {"params": run.params, **run.model_state}
+    target = [BOS, *vocabulary.target.piece_to_id(list(subwords))]
+    inputs = {"image": image[None]} | ({"source": np.array([source], np.int32)} if source else {})
+    _, state = model.apply(variables, np.array([target[:-1]], np.int32), **inputs, mutable=["intermediates"])
+    _, (rows, columns) = model.apply(variables, image[None], method=lambda module, x: module.encoder.tokens(x))
+    last = "cross_attention2" if len(model.text.cross_attention) == 2 else "cross_attention"
+    maps = _cross_attention(state["intermediates"]["text"], last)[:, 0, ..., -rows * columns :]
+    return maps.reshape(*maps.shape[:-1], rows, columns)
+
+
+def _cross_attention(intermediates, name) -> np.ndarray:
+    """Returns the weights of all layers of a decoder, (L, B, heads, T, S)."""
+    layers = sorted((layer for layer in intermediates if layer.startswith("decoder")), key=lambda name: int(name[8:]))
+    return np.stack([intermediates[layer][name]["attention"][0] for layer in layers])
+
+
+def chosen(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarray, str]:
+    """Returns the weights of a layer and a head, or the mean over heads, of (L, heads, ...), and what to call them."""
+    layers, heads = weights.shape[:2]
+    if not -layers <= layer < layers or (head is not None and not 0 <= head < heads):
+        raise UserError(f"no layer {layer}, head {head}: there are {layers} layers of {heads} heads, from 0")
+    name = f"layer {layer % layers}, {'mean over heads' if head is None else f'head {head}'}"
+    return weights[layer].mean(0) if head is None else weights[layer, head], name
 
 
 def rollout(weights: np.ndarray) -> np.ndarray:

@@ -97,6 +97,27 @@ def alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str],
     return figure
 
 
+def words_over_image(weights: np.ndarray, image: np.ndarray, words: Sequence[str], title: str):
+    """Returns a figure of the image and, for each word (T), of the weights (T, rows, columns) over it.
+
+    `image` is (H, W, C) in [0, 1], grey or RGB.
+    """
+    columns = min(6, 1 + len(words))
+    rows = -(-(1 + len(words)) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), layout="constrained", squeeze=False)
+    extent = (0, image.shape[1], image.shape[0], 0)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis in axes.flat[: 1 + len(words)]:
+        axis.imshow(image.squeeze(), cmap="gray", extent=extent)
+    axes.flat[0].set_title("image", fontsize=9)
+    for axis, map_, word in zip(axes.flat[1:], weights, words, strict=False):
+        axis.imshow(map_, cmap="inferno", extent=extent, alpha=0.65, interpolation="bilinear")
+        axis.set_title(word.replace("\u2581", "") or word, fontsize=9)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 def attention(run: Run, image: np.ndarray, label: np.ndarray):
     """Returns a figure of where a ViT looks: a row per image (B, H, W, C) as fed to the model, with its label (B,).
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from attnjax.data import pipeline
+from attnjax.data import caption_sources, pipeline, text_pipeline
+from attnjax.data.caption_sources import CaptionSource
 from attnjax.data.decode import DAMAGE, decode_image
 from attnjax.data.images import Augmentation, fit, normalise
 from attnjax.data.sources import ImageSource, open_source
@@ -25,7 +26,7 @@ def train_iterator(config: ConfigDict, source: ImageSource):
     """Returns this process's endless iterator over shuffled, augmented batches; it can be checkpointed."""
     augmentation = Augmentation(**config.data.augment)
     return pipeline.train_iterator(
-        source, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, **_images(config)
+        source, batch_size=config.batch_size, augmentation=augmentation, seed=config.seed, **_images(config), **_shard()
     )
 
 
@@ -33,8 +34,37 @@ def eval_batches(config: ConfigDict, source: ImageSource):
     """Returns an iterable over this process's batches of every example once."""
     crop_fraction = config.data.crop_fraction
     return pipeline.eval_batches(
-        source, batch_size=config.eval_batch_size, crop_fraction=crop_fraction, **_images(config)
+        source, batch_size=config.eval_batch_size, crop_fraction=crop_fraction, **_images(config), **_shard()
     )
+
+
+def open_captions(config: ConfigDict, split: str) -> CaptionSource:
+    """Returns the images with texts of a split of a captioning config's source."""
+    data, names = config.data, ("images", "image_lines", "channels", "skip_corrupt", "skip_blank")
+    if len(data.languages) != 2:
+        raise UserError(f"data.languages={tuple(data.languages)}: it should be two, like ('image', 'en')")
+    return caption_sources.open_captions(
+        data.source, split, languages=tuple(data.languages), **{name: data[name] for name in names}
+    )
+
+
+def training_images(config: ConfigDict, source: ImageSource, index: np.ndarray) -> text_pipeline.Attach:
+    """Returns what attaches augmented images to batches of pairs; pair i has the image `index[i]`."""
+    augmentation = Augmentation(**config.data.augment)
+    if augmentation.mixes or augmentation.repeats > 1:
+        raise UserError("mixup, cutmix and repeats are for classes; a text cannot be mixed")
+    options = _images(config)
+
+    def attach(pairs, rows, rng):
+        images = np.where(pairs < 0, -1, index[pairs])
+        return {"image": pipeline.training_batch(source, images, rows, rng, augmentation, **options)["image"]}
+
+    return attach
+
+
+def eval_images(config: ConfigDict, source: ImageSource, indices: np.ndarray) -> np.ndarray:
+    """Returns images as an evaluation shows them to the model, (B, H, W, C) float32; zeros where the index is -1."""
+    return pipeline.eval_batch(source, indices, crop_fraction=config.data.crop_fraction, **_images(config))["image"]
 
 
 def read_image(config: ConfigDict, path: Path) -> np.ndarray:
@@ -51,6 +81,8 @@ def read_image(config: ConfigDict, path: Path) -> np.ndarray:
 
 
 def _images(config):
-    names = ("image_size", "mean", "std", "resize", "interpolation")
-    shards = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return {name: config.data[name] for name in names} | shards
+    return {name: config.data[name] for name in ("image_size", "mean", "std", "resize", "interpolation")}
+
+
+def _shard():
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

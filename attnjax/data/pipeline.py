@@ -78,18 +78,19 @@ def train_iterator(
     indices = _batch_indices(len(source), batch_size, augmentation.repeats, seed)
 
     def batch(step: int) -> Batch:
-        draws = _draw(augmentation, np.random.default_rng((seed, _AUGMENT, step)), batch_size, image_size)
-        draws = {name: values[rows] for name, values in draws.items()}
-        images, labels, mask = source.load(indices(step)[rows])
-        rngs = [np.random.default_rng(value) for value in draws.get("seed", ())]
-        images = _geometry(images, draws, rngs, augmentation, image_size, resize, interpolation)
-        images = _colors(images, rngs, augmentation, mean, interpolation)
-        images = normalise(images, mean, std)
-        if augmentation.erase:
-            images = erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
-        images[~mask] = 0
-        batch = {"image": images, "label": labels, "mask": mask}
-        return batch | _mixed(batch, draws) if augmentation.mixes else batch
+        rng = np.random.default_rng((seed, _AUGMENT, step))
+        return training_batch(
+            source,
+            indices(step),
+            rows,
+            rng,
+            augmentation,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            resize=resize,
+            interpolation=interpolation,
+        )
 
     dataset = grain.MapDataset.range(sys.maxsize).map(batch)
     return iter(dataset.to_iter_dataset(_read_options(threads)))
@@ -127,16 +128,75 @@ def eval_batches(
     def batch(step: int) -> Batch:
         start = step * batch_size
         indices = np.arange(start + rows.start, start + rows.stop)
-        # Past the end the last image is read again, and masked.
-        images, labels, mask = source.load(np.minimum(indices, len(source) - 1))
-        mask &= indices < len(source)
-        images = _sized(images, image_size, lambda image: fit(image, image_size, resize, interpolation, crop_fraction))
-        images = normalise(images, mean, std)
-        images[~mask] = 0
-        return {"image": images, "label": labels * mask, "mask": mask}
+        return eval_batch(
+            source,
+            np.where(indices < len(source), indices, -1),
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            resize=resize,
+            interpolation=interpolation,
+            crop_fraction=crop_fraction,
+        )
 
     steps = math.ceil(len(source) / batch_size)
     return grain.MapDataset.range(steps).map(batch).to_iter_dataset(_read_options(threads))
+
+
+# One batch
+
+
+def training_batch(
+    source: ImageSource,
+    indices: np.ndarray,
+    rows: slice,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    *,
+    image_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    resize: str,
+    interpolation: str,
+) -> Batch:
+    """Returns the `rows` of the global batch of `indices`, as `train_iterator` has it; `rng` draws for all of it."""
+    draws = _draw(augmentation, rng, len(indices), image_size)
+    draws = {name: values[rows] for name, values in draws.items()}
+    images, labels, mask = _load(source, indices[rows])
+    rngs = [np.random.default_rng(value) for value in draws.get("seed", ())]
+    images = _geometry(images, draws, rngs, augmentation, image_size, resize, interpolation)
+    images = _colors(images, rngs, augmentation, mean, interpolation)
+    images = normalise(images, mean, std)
+    if augmentation.erase:
+        images = erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
+    images[~mask] = 0
+    batch = {"image": images, "label": labels, "mask": mask}
+    return batch | _mixed(batch, draws) if augmentation.mixes else batch
+
+
+def eval_batch(
+    source: ImageSource,
+    indices: np.ndarray,
+    *,
+    image_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    resize: str,
+    interpolation: str,
+    crop_fraction: float,
+) -> Batch:
+    """Returns the images of `indices`, as `eval_batches` has them; -1 is a row of zeros, whose mask is False."""
+    images, labels, mask = _load(source, indices)
+    images = _sized(images, image_size, lambda image: fit(image, image_size, resize, interpolation, crop_fraction))
+    images = normalise(images, mean, std)
+    images[~mask] = 0
+    return {"image": images, "label": labels * mask, "mask": mask}
+
+
+def _load(source, indices):
+    """Reads images; in the place of -1 any, masked."""
+    images, labels, mask = source.load(np.where(indices < 0, len(source) - 1, indices))
+    return images, labels, mask & (indices >= 0)
 
 
 # Which examples

@@ -78,7 +78,7 @@ def open_source(
     if channels not in (1, 3):
         raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
     name, start, stop = parse_split(split)
-    decode = functools.partial(_decoded, channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
+    decode = functools.partial(decoded_images, channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
     source = _OPENERS[kind](place, name, channels=channels, decode=decode, data_dir=data_dir)
     return _slice(source, position(start, len(source), 0, split), position(stop, len(source), len(source), split))
 
@@ -99,7 +99,7 @@ def _slice(source: ImageSource, start: int, stop: int) -> ImageSource:
 # Encoded images
 
 
-def _decoded(
+def decoded_images(
     classes: tuple[str, ...],
     length: int,
     fetch: Callable[[int], tuple[bytes, int]],
@@ -176,7 +176,7 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
 
 def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSource:
     path = Path(place).expanduser()
-    names, read = _list_zip(path) if path.is_file() else _list_directory(path)
+    names, read = list_images(path)
     paths = [PurePosixPath(name) for name in names if not name.endswith("/")]
     files = _image_files([path for path in paths if _visible(path)], place)
     by_class = _class_folders(files, split, place)
@@ -191,6 +191,11 @@ def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSourc
         return read(str(file)), label
 
     return decode(classes, len(examples), fetch, lambda index: f"{place}/{examples[index][0]}")
+
+
+def list_images(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """Returns the names in a directory or zip, those of folders with a slash at the end, and what reads a file."""
+    return _list_zip(path) if path.is_file() else _list_directory(path)
 
 
 def _list_directory(path: Path) -> tuple[list[str], Callable[[str], bytes]]:

@@ -25,8 +25,8 @@ METHODS = ("bucket", "pack")
 PREFETCH = 64  # also bridges the making of an epoch's batches
 OPEN_ROWS = 256
 
-# Keep the random streams of shuffling and of subword sampling apart.
-_SHUFFLE, _SAMPLE = 0, 1
+# Keep the random streams of shuffling, of subword sampling and of what is attached apart.
+_SHUFFLE, _SAMPLE, _ATTACH = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Pairs:
         """The positions that a model needs for each pair, int64: the longer side's subwords and one more."""
         return np.maximum(self.source.lengths, self.target.lengths - 1)
 
+
+# What else is in a batch, from the pairs of its rows (B of all processes; -1: empty), this process's rows, a generator.
+Attach = Callable[[np.ndarray, slice, np.random.Generator], Batch]
 
 # The pairs of an epoch: always the same ones, or their subwords drawn anew.
 Corpus = Callable[[int], Pairs]
@@ -150,7 +153,14 @@ def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampli
 
 
 def train_iterator(
-    corpus: Corpus, *, batching: Batching, seed: int, process_index: int = 0, process_count: int = 1
+    corpus: Corpus,
+    *,
+    batching: Batching,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    attach: Attach | None = None,
+    prefetch: int = PREFETCH,
 ) -> grain.DatasetIterator:
     """Makes an endless iterator over this process's rows of shuffled batches.
 
@@ -159,6 +169,8 @@ def train_iterator(
     where a row is empty. When packing also `source_segments`, `source_positions` `(B, W)`, `target_segments`,
     `target_positions` `(B, W + 1)` int32: a row's pairs are numbered from 1, 0 is padding, and positions count from 0
     in each pair. The next token of a pair's last one is another pair's bos: it is no prediction to learn.
+
+    `attach` adds to each batch what else belongs to its pairs, such as images.
 
     An epoch holds every pair once, batched anew by (seed, epoch). The iterator has `get_state` and `set_state`, and
     goes into `grain.checkpoint.CheckpointSave`; resumed, it gives the same bits. `close()` ends its thread.
@@ -175,9 +187,19 @@ def train_iterator(
 
     def epoch_batches(epoch: int) -> Sequence[Callable[[], Batch]]:
         pairs, batches = plan(epoch)
-        return [functools.partial(_train_batch, pairs, batch.share(process_index, process_count)) for batch in batches]
 
-    dataset = grain.experimental.ThreadPrefetchIterDataset(_Epochs(epoch_batches), prefetch_buffer_size=PREFETCH)
+        def made(place: int) -> Batch:
+            whole = batches[place]
+            batch = _train_batch(pairs, whole.share(process_index, process_count))
+            if attach is None:
+                return batch
+            count = whole.rows // process_count
+            rows = slice(process_index * count, (process_index + 1) * count)
+            return batch | attach(whole.index(), rows, np.random.default_rng((seed, _ATTACH, epoch, place)))
+
+        return [functools.partial(made, place) for place in range(len(batches))]
+
+    dataset = grain.experimental.ThreadPrefetchIterDataset(_Epochs(epoch_batches), prefetch_buffer_size=prefetch)
     return iter(dataset)
 
 

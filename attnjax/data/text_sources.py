@@ -129,7 +129,7 @@ def _open_text(place: str, split: str, languages: tuple[str, str], data_dir: str
     del data_dir
     folder = Path(place).expanduser()
     files = [_text_file(folder, split, language) for language in languages]
-    sides = [[line.strip() for line in _lines(_read(file), str(file))] for file in files]
+    sides = [[line.strip() for line in lines(read_text(file), str(file))] for file in files]
     if len(sides[0]) != len(sides[1]):
         raise UserError(
             f"{files[0]} has {len(sides[0])} lines but {files[1]} has {len(sides[1])}: "
@@ -156,7 +156,7 @@ def _text_file(folder: Path, split: str, language: str) -> Path:
     raise UserError(f"{folder} has no language '{language}' in split '{split}': {nearest(language, known)}")
 
 
-def _read(path: Path) -> bytes:
+def read_text(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def _read(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def _lines(data: bytes, place: str) -> list[str]:
+def lines(data: bytes, place: str) -> list[str]:
     """Splits at line feeds alone: `str.splitlines` would also split at characters that stand inside sentences."""
     try:
         text = data.decode("utf-8-sig")
@@ -193,8 +193,8 @@ def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str)
         if language not in columns:
             raise UserError(f"tsv:{place} has no language '{language}': {nearest(language, columns)}")
     path = Path(match["file"]).expanduser()
-    data, where = _read_zipped(path) if path.suffix == ".zip" else (_read(path), str(path))
-    rows = [line.split("\t") for line in _lines(data, where)]
+    data, where = _read_zipped(path) if path.suffix == ".zip" else (read_text(path), str(path))
+    rows = [line.split("\t") for line in lines(data, where)]
     for number, row in enumerate(rows, 1):
         if len(row) < 2:
             if row[0].strip():

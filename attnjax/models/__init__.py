@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from attnjax.errors import UserError, nearest
+from attnjax.models.captioner import Captioner
 from attnjax.models.cnn import RESNET_SIZES, LeNet, ResNet
 from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT
 from attnjax.models.mlp import MLP
@@ -27,10 +28,11 @@ MODELS: dict[str, tuple[type[nn.Module], Mapping[str, dict[str, Any]]]] = {
     "crossvit": (CrossViT, CROSSVIT_SIZES),
     "rnn": (RNN, {}),
     "transformer": (Transformer, TRANSFORMER_SIZES),
+    "captioner": (Captioner, {}),
 }
 
-# Fields that come from the data, not from a config.
-DATA_FIELDS = ("num_classes", "source_vocabulary", "target_vocabulary")
+# Fields that do not come from a config's model, but from its data and its optimizer.
+DATA_FIELDS = ("num_classes", "source_vocabulary", "target_vocabulary", "freeze_encoder")
 
 
 def _lookup(name):
@@ -81,3 +83,12 @@ def build(config: Mapping[str, Any], **sizes: int) -> nn.Module:
         able = [name for name, (other, _) in MODELS.items() if takes(other)]
         raise UserError(f"model '{config['name']}' is not for this task. Known: {', '.join(able)}")
     return module(**sizes, **{k: v for k, v in fields(**config).items() if k != "name"})
+
+
+def build_captioner(config: Mapping[str, Any], *, freeze_encoder: bool = False, **sizes: int) -> Captioner:
+    """Returns the captioner whose `encoder` and `text` are configs of `fields`; `sizes` are the text's vocabularies."""
+    parts = {part: dict(config[part]) for part in ("encoder", "text")}
+    if parts["text"].get("name") != "transformer":
+        raise UserError(f"model.text should be a transformer, not '{parts['text'].get('name')}'")
+    encoder = build(parts["encoder"], num_classes=0)
+    return Captioner(encoder=encoder, text=build(parts["text"], **sizes), freeze_encoder=freeze_encoder)

@@ -115,8 +115,9 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet: (B, H, W, C) -> logits (B, num_classes) float32; batch statistics in the collection "batch_stats".
+    """ResNet: (B, H, W, C) -> logits (B, num_classes) float32, or (B, features[-1]) if num_classes is 0.
 
+    The collection "batch_stats" holds batch statistics.
     RESNET_SIZES holds He et al.'s: "cifar20" to "cifar110" (section 4.2, option A) and "18" to "152" (table 1).
     """
 
@@ -129,8 +130,21 @@ class ResNet(nn.Module):
     stem_pooling: str = "max"
     dtype: str = "float32"
 
-    @nn.compact
+    def setup(self):
+        self.head = nn.Dense(self.num_classes)
+
     def __call__(self, x, *, train: bool = False):
+        x = self.map(x, train=train).astype(jnp.float32).mean((1, 2))
+        return self.head(x) if self.num_classes else x
+
+    def tokens(self, x, *, train: bool = False) -> tuple[jax.Array, tuple[int, int]]:
+        """Returns the last map's positions as tokens (B, H * W, C), and the grid (H, W)."""
+        x = self.map(x, train=train)
+        return x.reshape(x.shape[0], -1, x.shape[-1]), x.shape[1:3]
+
+    @nn.compact
+    def map(self, x, *, train: bool = False):
+        """Returns the last stage's map (B, H, W, C), in `dtype`."""
         if self.stem not in ("cifar", "imagenet"):
             raise UserError(f"unknown ResNet stem '{self.stem}'. Known: cifar, imagenet")
         if self.stem == "cifar":
@@ -146,8 +160,7 @@ class ResNet(nn.Module):
                 name = f"stage{stage + 1}_block{i + 1}"
                 block = ResidualBlock(features, stride, self.bottleneck, self.project, self.dtype, name=name)
                 x = block(x, train=train)
-        x = x.astype(jnp.float32).mean((1, 2))
-        return nn.Dense(self.num_classes, name="head")(x)
+        return x
 
 
 def _cifar(depth):

@@ -121,7 +121,7 @@ class RNN(nn.Module):
         _, features = scan(self.decoder, cache["state"], cache["memory"], tokens)
         return self.output(features)
 
-    def start_cache(self, source, length: int) -> dict[str, Any]:
+    def start_cache(self, source, *, length: int) -> dict[str, Any]:
         """Encodes a source (B, S) and returns the state before the first token; every leaf has the batch first.
 
         "memory" is what all hypotheses of a source share, "state" belongs to one. `length` is what a Transformer's

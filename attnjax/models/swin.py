@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError, nearest
@@ -120,9 +121,14 @@ class Swin(nn.Module):
         self.head = Linear(self.num_classes, kernel_init=self.kernel_init)
 
     def __call__(self, x, *, train: bool = False):
-        x = self.final_norm(self.features(x, train=train)[-1])
-        x = x.astype(jnp.float32).mean((1, 2))
+        x, _ = self.tokens(x, train=train)
+        x = x.astype(jnp.float32).mean(1)
         return self.head(x) if self.num_classes else x
+
+    def tokens(self, x, *, train: bool = False) -> tuple[jax.Array, tuple[int, int]]:
+        """Returns the last map, after its LayerNorm, as tokens (B, H * W, C), and the grid (H, W)."""
+        x = self.final_norm(self.features(x, train=train)[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1]), x.shape[1:3]
 
     @nn.compact
     def features(self, x, *, train: bool = False) -> list:

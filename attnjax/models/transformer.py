@@ -1,5 +1,6 @@
 """The encoder-decoder Transformer (Vaswani et al. 2017)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
-from attnjax.nn.blocks import DecoderBlock, EncoderBlock, layer_norm
+from attnjax.nn.blocks import DecoderBlock, EncoderBlock, Memory, layer_norm
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import causal_mask, padding_mask, segment_mask
 from attnjax.nn.positions import SINUSOIDS, sinusoids
@@ -61,7 +62,8 @@ class Transformer(nn.Module):
 
     Token 0 is padding. The target input starts with bos and is what the decoder reads; logits at t are for token t + 1.
     TRANSFORMER_SIZES holds the paper's base and big and two smaller published ones. Packed rows bring their segments
-    (1, 2, ..., padding 0) and positions. To decode step by step: `encode`, `start_cache`, `step`.
+    (1, 2, ..., padding 0) and positions. To decode step by step: `start_cache`, `step`. For memories from elsewhere,
+    as from an image, there are `decode` and `cache_memories`.
     """
 
     source_vocabulary: int
@@ -76,6 +78,7 @@ class Transformer(nn.Module):
     max_length: int = 1024  # tokens of a sentence
     tie: str = "all"  # "decoder": target table and output; "all": the source table too
     output_bias: bool = False  # added to the logits, as by Marian
+    cross_attention: Sequence[str] = ("plain",)  # a decoder block's, for each memory: also "gated"; see `DecoderBlock`
     dropout: float = 0.1  # on embeddings and on each branch
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -114,7 +117,9 @@ class Transformer(nn.Module):
             dtype=self.dtype,
         )
         self.encoder = [EncoderBlock(**options) for _ in range(self.encoder_depth)]
-        self.decoder = [DecoderBlock(self.width, **options) for _ in range(self.decoder_depth)]
+        self.decoder = [
+            DecoderBlock(self.width, cross_attention=self.cross_attention, **options) for _ in range(self.decoder_depth)
+        ]
         if self.norm == "pre":
             self.encoder_norm = layer_norm(self.epsilon, self.dtype, None)
             self.decoder_norm = layer_norm(self.epsilon, self.dtype, None)
@@ -126,14 +131,9 @@ class Transformer(nn.Module):
         """`positions` are those of source (B, S) and of target (B, T), where they do not just count from 0."""
         source_at, target_at = positions or (None, None)
         memory = self.encode(source, segments=source_segments, positions=source_at, train=train)
-        mask, memory_mask = causal_mask(target.shape[1]), padding_mask(source)
-        if target_segments is not None:
-            mask = mask & segment_mask(target_segments, target_segments)
-            memory_mask = segment_mask(target_segments, source_segments)
-        x = self._embed(target, self.target_embedding, self.target_positions, target_at, train)
-        for block in self.decoder:
-            x = block(x, memory, mask=mask, memory_mask=memory_mask, train=train)
-        return self._logits(x)
+        packed = target_segments is not None
+        memory_mask = segment_mask(target_segments, source_segments) if packed else padding_mask(source)
+        return self.decode(target, [(memory, memory_mask)], segments=target_segments, positions=target_at, train=train)
 
     def encode(self, source, *, segments=None, positions=None, train: bool = False):
         """Returns the memory (B, S, D) of a source (B, S)."""
@@ -143,15 +143,29 @@ class Transformer(nn.Module):
             x = block(x, mask=mask, train=train)
         return self.encoder_norm(x) if self.norm == "pre" else x
 
-    def start_cache(self, source, length: int) -> dict[str, Any]:
-        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first.
+    def decode(self, target, memories: Sequence[Memory], *, segments=None, positions=None, train: bool = False):
+        """Returns logits (B, T, V) of a target input (B, T), looking into a memory for each of `cross_attention`."""
+        mask = causal_mask(target.shape[1])
+        if segments is not None:
+            mask = mask & segment_mask(segments, segments)
+        x = self._embed(target, self.target_embedding, self.target_positions, positions, train)
+        for block in self.decoder:
+            x = block(x, memories, mask=mask, train=train)
+        return self._logits(x)
 
-        "memory" is what all hypotheses of a source share: keys and values of the cross-attention, and their mask.
+    def start_cache(self, source, *, length: int) -> dict[str, Any]:
+        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first."""
+        return self.cache_memories([(self.encode(source), padding_mask(source))], length)
+
+    def cache_memories(self, memories: Sequence[Memory], length: int) -> dict[str, Any]:
+        """Returns the cache for `length` decoding steps, as `start_cache`.
+
+        "memory" is what all hypotheses of a source share: keys and values of the cross-attention, and their masks.
         "state" belongs to one hypothesis: keys and values of its own tokens.
         """
-        memory = self.encode(source)
-        layers = [block.start_cache(memory, length) for block in self.decoder]
-        shared = {"layers": [layer["memory"] for layer in layers], "mask": padding_mask(source)}
+        tokens, masks = zip(*memories, strict=True)
+        layers = [block.start_cache(tokens, length) for block in self.decoder]
+        shared = {"layers": [layer["memories"] for layer in layers], "masks": masks}
         return {"memory": shared, "state": [layer["self"] for layer in layers]}
 
     def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
@@ -160,7 +174,7 @@ class Transformer(nn.Module):
         x = self._embed(token[:, None], self.target_embedding, self.target_positions, at, train=False)
         memory, state = cache["memory"], []
         for block, own, shared in zip(self.decoder, cache["state"], memory["layers"], strict=True):
-            x, layer = block.step(x, {"self": own, "memory": shared}, position, memory_mask=memory["mask"])
+            x, layer = block.step(x, {"self": own, "memories": shared}, position, memory_masks=memory["masks"])
             state.append(layer["self"])
         return self._logits(x)[:, 0], cache | {"state": state}
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
@@ -78,10 +79,25 @@ class ViT(nn.Module):
     attention_kernel: str = "auto"
     dtype: str = "float32"
 
-    @nn.compact
-    def __call__(self, x, *, train: bool = False):
+    def setup(self):
         if self.pool not in POOLS:
             raise UserError(f"unknown pool '{self.pool}'. Known: {', '.join(POOLS)}")
+        if self.pre_logits:
+            self.hidden = Linear(self.pre_logits, dtype=self.dtype, name="pre_logits")
+        self.head = Linear(self.num_classes, kernel_init=nn.initializers.zeros)
+
+    def __call__(self, x, *, train: bool = False):
+        x, _ = self.tokens(x, train=train)
+        x = x[:, 0] if self.pool == "token" else x.mean(1)
+        if self.pre_logits:
+            x = nn.tanh(self.hidden(x))
+        x = x.astype(jnp.float32)
+        return self.head(x) if self.num_classes else x
+
+    @nn.compact
+    def tokens(self, x, *, train: bool = False) -> tuple[jax.Array, tuple[int, int]]:
+        """Returns the last block's tokens (B, N, width), and the grid: they end in rows * columns patches."""
+        grid = patch_grid(x.shape[1:3], self.patch_size)
         x = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(x)
         if self.pool == "token":
             x = prepend_class_token(self, x)
@@ -103,13 +119,7 @@ class ViT(nn.Module):
             )(x, train=train)
         if self.final_norm:
             x = layer_norm(self.epsilon, self.dtype, "final_norm")(x)
-        x = x[:, 0] if self.pool == "token" else x.mean(1)
-        if self.pre_logits:
-            x = nn.tanh(Linear(self.pre_logits, dtype=self.dtype, name="pre_logits")(x))
-        x = x.astype(jnp.float32)
-        if not self.num_classes:
-            return x
-        return Linear(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(x)
+        return x, grid
 
 
 def _size(patch_size, width, depth, num_heads):

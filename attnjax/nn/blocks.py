@@ -1,13 +1,15 @@
 """The pieces Transformers are stacked from: MLP, residual connections, stochastic depth, encoder and decoder block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from attnjax.errors import UserError, nearest
-from attnjax.nn.attention import Cache, MultiHeadAttention
+from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.linear import Linear
 
 ACTIVATIONS = {
@@ -112,13 +114,23 @@ class EncoderBlock(nn.Module):
         return residual(x, lambda y: drop(mlp(y, train=train)), norm("norm2"), self.norm)
 
 
+CROSS_ATTENTIONS = ("plain", "gated")
+Memory = tuple[jax.Array, jax.Array | None]  # tokens (B, S, D') and their mask, broadcastable to (B, H, T, S)
+
+
 class DecoderBlock(nn.Module):
-    """Transformer decoder block (Vaswani et al. 2017, section 3.1): masked self-attention, cross-attention, MLP."""
+    """Transformer decoder block (Vaswani et al. 2017, section 3.1): masked self-attention, cross-attention, MLP.
+
+    It looks into as many memories as `cross_attention` has entries, one after another. Of a "gated" one it adds
+    tanh(gate) times what it finds; the gate, a number, starts at 0, as if there were no such memory (Alayrac et al.
+    2022, section 2.2).
+    """
 
     features: int
     num_heads: int
     mlp_dim: int
     norm: str = "post"
+    cross_attention: Sequence[str] = ("plain",)
     dropout: float = 0.0  # on the output of each branch
     hidden_dropout: float = 0.0  # inside the MLP
     attention_dropout: float = 0.0
@@ -128,6 +140,9 @@ class DecoderBlock(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
+        for kind in self.cross_attention:
+            if kind not in CROSS_ATTENTIONS:
+                raise UserError(f"unknown cross_attention '{kind}', {nearest(kind, CROSS_ATTENTIONS)}")
         attention = partial(
             MultiHeadAttention,
             self.num_heads,
@@ -136,26 +151,34 @@ class DecoderBlock(nn.Module):
             kernel=self.attention_kernel,
             dtype=self.dtype,
         )
-        self.attention, self.cross_attention = attention(), attention()
+        norm = partial(layer_norm, self.epsilon, self.dtype)
+        self.attention = attention()
         self.mlp = MLP(self.mlp_dim, self.hidden_dropout, self.activation, self.dtype)
-        self.norm1, self.norm2, self.norm3 = (layer_norm(self.epsilon, self.dtype, None) for _ in range(3))
+        self.norm1, self.norm3 = norm(None), norm(None)
+        ends = ["", *range(2, 1 + len(self.cross_attention))]  # of names: the first memory's have no number
+        self.look_ups = [attention(name=f"cross_attention{end}") for end in ends]
+        self.look_up_norms = [norm(f"cross_norm{end}" if end else "norm2") for end in ends]
+        self.gates = [
+            jnp.tanh(self.param(f"gate{end}", nn.initializers.zeros, (), "float32")) if kind == "gated" else None
+            for kind, end in zip(self.cross_attention, ends, strict=True)
+        ]
         self.drop = nn.Dropout(self.dropout)
 
-    def __call__(self, x, memory, *, mask, memory_mask, train: bool):
-        """Returns (B, T, D) from x (B, T, D), memory (B, S, D') and their masks."""
-        return self._branches(
-            x,
-            lambda y: self.attention(y, mask=mask, train=train),
-            lambda y: self.cross_attention(y, memory, mask=memory_mask, train=train),
-            train,
-        )
+    def __call__(self, x, memories: Sequence[Memory], *, mask, train: bool):
+        """Returns (B, T, D) from x (B, T, D), its mask, and the memories."""
+        look_ups = [
+            lambda y, layer=layer, memory=memory: layer(y, memory[0], mask=memory[1], train=train)
+            for layer, memory in zip(self.look_ups, memories, strict=True)
+        ]
+        return self._branches(x, lambda y: self.attention(y, mask=mask, train=train), look_ups, train)
 
-    def start_cache(self, memory, length: int) -> dict[str, Cache]:
-        """Returns the cache for `length` steps over a memory (B, S, D'); every leaf has the batch first."""
-        own = self.attention.start_cache(memory.shape[0], length)
-        return {"self": own, "memory": self.cross_attention.keys_and_values(memory)}
+    def start_cache(self, memories: Sequence[jax.Array], length: int) -> dict[str, Any]:
+        """Returns the cache for `length` steps over memories (B, S, D'); every leaf has the batch first."""
+        own = self.attention.start_cache(memories[0].shape[0], length)
+        found = [layer.keys_and_values(memory) for layer, memory in zip(self.look_ups, memories, strict=True)]
+        return {"self": own, "memories": found}
 
-    def step(self, x, cache: dict[str, Cache], position, *, memory_mask):
+    def step(self, x, cache: dict[str, Any], position, *, memory_masks: Sequence[jax.Array | None]):
         """Returns (B, 1, D) and the new cache, for one token x (B, 1, D) at `position`."""
 
         def attend(y):
@@ -164,15 +187,20 @@ class DecoderBlock(nn.Module):
             cache = cache | {"self": own}
             return y
 
-        def look_up(y):
-            return self.cross_attention.look_up(y, cache["memory"], mask=memory_mask)
+        look_ups = [
+            lambda y, layer=layer, memory=memory, mask=mask: layer.look_up(y, memory, mask=mask)
+            for layer, memory, mask in zip(self.look_ups, cache["memories"], memory_masks, strict=True)
+        ]
+        return self._branches(x, attend, look_ups, train=False), cache
 
-        return self._branches(x, attend, look_up, train=False), cache
-
-    def _branches(self, x, attend, look_up, train):
+    def _branches(self, x, attend, look_ups, train):
         def drop(y):
             return self.drop(y, deterministic=not train)
 
+        def gated(y, gate):
+            return y if gate is None else gate.astype(y.dtype) * y
+
         x = residual(x, lambda y: drop(attend(y)), self.norm1, self.norm)
-        x = residual(x, lambda y: drop(look_up(y)), self.norm2, self.norm)
+        for look_up, norm, gate in zip(look_ups, self.look_up_norms, self.gates, strict=True):
+            x = residual(x, lambda y, look_up=look_up, gate=gate: drop(gated(look_up(y), gate)), norm, self.norm)
         return residual(x, lambda y: drop(self.mlp(y, train=train)), self.norm3, self.norm)

@@ -25,6 +25,15 @@ def bleu(
     return _score(metric, hypotheses, references)
 
 
+def words_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], order: int) -> tuple[float, str]:
+    """Returns corpus BLEU-`order` in percent of texts cut at blanks, each against any number of references."""
+    most = max(map(len, references))
+    # sacreBLEU takes the first, the second, ... reference of all texts; None where a text has no more.
+    streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
+    metric = sacrebleu.BLEU(tokenize="none", max_ngram_order=order, force=True)
+    return metric.corpus_score(list(hypotheses), streams).score, f"{metric.get_signature()}|n:{order}|words"
+
+
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
     """Returns corpus chrF2 in percent (Popovic 2015) and its signature."""
     return _score(sacrebleu.CHRF(), hypotheses, references)

@@ -1,4 +1,4 @@
-"""Translation, and any task from one sequence of tokens to another."""
+"""Translation, captioning: any task whose output is a sequence of tokens."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,8 @@ PyTree = Any
 class Translation:
     """Cross-entropy over the next token, by teacher forcing.
 
-    Batches: source (B, S) int32, ending in eos, and target (B, T + 1) int32, from bos to eos, both filled up with pad;
+    Batches: target (B, T + 1) int32, from bos to eos, and what the model reads: source (B, S) int32, ending in eos,
+    image (B, H, W, C) float32, or both. Tokens are filled up with pad, and rows of nothing else count for nothing;
     packed rows also bring `source_segments`, `source_positions`, `target_segments`, `target_positions` of these shapes.
     The target is shifted here and nowhere else: the decoder reads its first T tokens and predicts its last T.
     """
@@ -27,23 +28,25 @@ class Translation:
     model: nn.Module
     label_smoothing: float = 0.0
     smoothing_form: str = "uniform"
+    reads: tuple[str, ...] = ("source",)  # what the model reads of a batch: "source", "image" or both
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
-        """Returns parameters and model state (empty) for a batch of these shapes."""
-        source, target = jnp.ones(batch["source"].shape, jnp.int32), jnp.ones(batch["target"].shape, jnp.int32)
-        variables = dict(jax.jit(self.model.init)(rng, source, target[:, :-1]))
+        """Returns parameters and model state (an image encoder's batch statistics, if any) for these shapes."""
+        ones = {name: jnp.ones(struct.shape, struct.dtype) for name, struct in batch.items()}
+        variables = dict(jax.jit(self.model.init)(rng, target=ones["target"][:, :-1], **self._inputs(ones)))
         return variables.pop("params"), variables
 
     def logits(self, params: PyTree, model_state: PyTree, batch: dict) -> jax.Array:
         """Returns (B, T, vocabulary) float32, in evaluation mode, for the tokens `next_tokens` names."""
-        return self._apply(params, model_state, batch, train=False)
+        return self._apply({"params": params, **model_state}, batch, train=False)
 
     def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
-        """Returns (sum of losses, (weight, metrics, model state)), in training mode; the weight counts tokens."""
-        logits = self._apply(params, model_state, batch, train=True, rngs={"dropout": rng})
+        """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts tokens."""
+        variables = {"params": params, **model_state}
+        logits, new_state = self._apply(variables, batch, train=True, rngs={"dropout": rng}, mutable=list(model_state))
         losses, metrics = self._losses(logits, batch)
         tokens = metrics["nll"][1]
-        return losses.sum(), (tokens, metrics | {"loss": (losses.sum(), tokens)}, model_state)
+        return losses.sum(), (tokens, metrics | {"loss": (losses.sum(), tokens)}, new_state)
 
     def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
         """Returns loss (unsmoothed) and accuracy sums over a batch's target tokens, in evaluation mode."""
@@ -52,15 +55,21 @@ class Translation:
         return metrics
 
     def generate(
-        self, params: PyTree, model_state: PyTree, source, options: decoding.Options, max_lengths=None, prefix=None
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        batch: dict,
+        options: decoding.Options,
+        max_lengths=None,
+        prefix=None,
     ) -> decoding.Hypotheses:
-        """Returns translations (B, n_best) of source (B, S), by greedy search or, with several beams, beam search.
+        """Returns outputs (B, n_best) for what the model reads of a batch, by greedy or beam search.
 
         max_lengths and prefix are those of `decoding.greedy`. Cross-attention's keys and values, which all hypotheses
         of a source share, stay out of what the search reorders.
         """
         variables = {"params": params, **model_state}
-        cache = self.model.apply(variables, source, options.max_length, method="start_cache")
+        cache = self.model.apply(variables, **self._inputs(batch), length=options.max_length, method="start_cache")
         memory = decoding.expand(cache["memory"], options.beam_size)
 
         def step(state, token, position):
@@ -71,7 +80,7 @@ class Translation:
         search = decoding.greedy if options.beam_size == 1 else decoding.beam_search
         return search(step, cache["state"], options, max_lengths=max_lengths, prefix=prefix)
 
-    def _apply(self, params, model_state, batch, *, train, rngs=None):
+    def _apply(self, variables, batch, **options):
         packing = {}
         if "target_segments" in batch:
             packing = {
@@ -79,8 +88,10 @@ class Translation:
                 "target_segments": batch["target_segments"][:, :-1],
                 "positions": (batch["source_positions"], batch["target_positions"][:, :-1]),
             }
-        variables = {"params": params, **model_state}
-        return self.model.apply(variables, batch["source"], batch["target"][:, :-1], **packing, train=train, rngs=rngs)
+        return self.model.apply(variables, target=batch["target"][:, :-1], **self._inputs(batch), **packing, **options)
+
+    def _inputs(self, batch):
+        return {name: batch[name] for name in self.reads}
 
     def _losses(self, logits, batch):
         """Returns the smoothed losses (B, T), and the sums of unsmoothed ones and of right tokens."""

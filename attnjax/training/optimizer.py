@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from attnjax.errors import UserError, nearest
 
-NO_DECAY = re.compile(r"(bias|scale|class_token|positions/embedding)$")
+NO_DECAY = re.compile(r"(bias|scale|gate\d*|class_token|positions/embedding)$")
 
 
 def decay_mask(params):
@@ -94,8 +94,22 @@ OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "lamb": _lamb}
 
 
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the Optax transformation: clipping by global norm, if any, then the named optimizer."""
+    """Returns the Optax transformation: clipping by global norm, if any, then the named optimizer.
+
+    UserError for an unknown name, and, when it meets the parameters, for a part in `freeze` that they do not have.
+    """
     if config.name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer '{config.name}', {nearest(config.name, OPTIMIZERS)}")
     optimizer = OPTIMIZERS[config.name](config, schedule)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if not config.freeze:
+        return optimizer
+
+    def labels(params):
+        for name in config.freeze:
+            if name not in params:
+                raise UserError(f"optimizer.freeze names '{name}', {nearest(name, params)}")
+        return {name: name in config.freeze for name in params}
+
+    return optax.multi_transform({False: optimizer, True: optax.set_to_zero()}, labels)

@@ -26,11 +26,16 @@ from ml_collections import ConfigDict
 
 from attnjax import config as config_lib
 from attnjax.errors import UserError, nearest
+from attnjax.workloads.captioning import CaptioningWorkload
 from attnjax.workloads.classification import ClassificationWorkload
 from attnjax.workloads.report import Report
 from attnjax.workloads.translation import TranslationWorkload
 
-WORKLOADS = {"classification": ClassificationWorkload, "translation": TranslationWorkload}
+WORKLOADS = {
+    "classification": ClassificationWorkload,
+    "translation": TranslationWorkload,
+    "captioning": CaptioningWorkload,
+}
 
 __all__ = ["WORKLOADS", "Report", "for_training", "from_run"]
 

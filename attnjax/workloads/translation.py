@@ -3,19 +3,16 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from attnjax import models
 from attnjax.data import text, text_pipeline
 from attnjax.data.text_sources import PairSource, open_pairs
-from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.tasks import text_metrics
 from attnjax.tasks.translation import Translation
@@ -23,18 +20,9 @@ from attnjax.training import parallel
 from attnjax.training.metrics import mean_over
 from attnjax.training.step import make_eval_step
 from attnjax.workloads.report import Report
+from attnjax.workloads.search import GREEDY, Candidate, Searcher, row_multiple
 
 VOCABULARY_FOLDER = "vocabulary"
-GREEDY = {"beam_size": 1, "length_penalty": "none"}
-
-
-class Candidate(NamedTuple):
-    """One translation of a sentence: its text, score, subwords (eos last) and their log-probabilities."""
-
-    text: str
-    score: float
-    subwords: tuple[str, ...]
-    log_probs: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +38,10 @@ class TranslationWorkload:
 
     @classmethod
     def for_training(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
-        """The vocabulary is the run folder's, else that of the run it starts from, else learnt from its data."""
         sources = {"train": _open(config, config.data.train)}
         if config.data.validation:
             sources["validation"] = _open(config, config.data.validation)
-        workload = cls(config, _vocabulary(config, workdir, sources["train"]), sources)
+        workload = cls(config, run_vocabulary(config, workdir, sources["train"]), sources)
         workload._check_measuring()
         return workload
 
@@ -170,7 +157,7 @@ class TranslationWorkload:
         batches = text_pipeline.eval_batches(
             text_pipeline.encode_pairs(pairs, self.vocabulary),
             max_tokens=self.config.data.eval_tokens,
-            row_multiple=self._rows,
+            row_multiple=row_multiple(),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -181,10 +168,6 @@ class TranslationWorkload:
     def _eval_step(self):
         return parallel.data_parallel(make_eval_step(self.task))
 
-    @property
-    def _rows(self):
-        return math.lcm(8, parallel.rows_multiple())
-
     def open_split(self, split: str) -> PairSource:
         """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
         pairs = _open(self.config, split)
@@ -193,7 +176,7 @@ class TranslationWorkload:
 
     def _check_measuring(self):
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
-        self._options(self.limit)
+        self._searcher.options(self.limit)
         self._bleu(["a"], ["a"])
         for name, value, least in (
             ("data.eval_tokens", self.config.data.eval_tokens, 1),
@@ -231,57 +214,16 @@ class TranslationWorkload:
 
         What is beyond the model's limit of a line is cut off.
         """
-        extra = {**self.config.decoding, **decoding}["extra_length"]
-        encoded = [self.cut(ids) for ids in self.encode(lines)]
-        found = [None] * len(lines)
-        for batch in text_pipeline.source_batches(
-            encoded, max_tokens=self.config.data.eval_tokens, max_length=self.limit, row_multiple=self._rows
-        ):
-            index = batch.pop("index")
-            longest = min(batch["source"].shape[1] + extra, self.limit)
-            options = self._options(longest, **decoding)
-            lengths = (batch["source"] != text.PAD).sum(1)
-            batch["max_lengths"] = np.where(index < 0, 1, np.minimum(lengths + extra, longest)).astype(np.int32)
-            hypotheses = jax.device_get(self._generator(options)(variables, batch))
-            for row in np.flatnonzero(index >= 0):
-                found[index[row]] = self._candidates(jax.tree.map(lambda x, row=row: x[row], hypotheses))
-        return found
-
-    def _options(self, max_length, **decoding):
-        """Returns the options of a search: those of `config.decoding`, but for those given."""
-        chosen = {**self.config.decoding, **decoding}
-        del chosen["extra_length"]
-        return Options(max_length, **chosen | {"min_length": min(chosen["min_length"], max_length)})
+        return self._searcher.search(variables, [self.cut(ids) for ids in self.encode(lines)], **decoding)
 
     @functools.cached_property
-    def _generators(self) -> dict[Options, Callable]:
-        return {}
-
-    def _generator(self, options):
-        if options not in self._generators:
-
-            def generate(variables, batch):
-                return self.task.generate(*variables, batch["source"], options, batch["max_lengths"])
-
-            self._generators[options] = parallel.per_example(generate)
-        return self._generators[options]
-
-    def _candidates(self, hypotheses):
-        model = self.vocabulary.target
-        kept = [i for i, length in enumerate(hypotheses.lengths) if length]
-        ids = [hypotheses.tokens[i][: hypotheses.lengths[i]].tolist() for i in kept]
-        return [
-            Candidate(
-                plain,
-                float(hypotheses.scores[i]),
-                tuple(model.id_to_piece(row)),
-                tuple(hypotheses.log_probs[i][: len(row)].tolist()),
-            )
-            for i, row, plain in zip(kept, ids, text.decode(model, ids), strict=True)
-        ]
+    def _searcher(self):
+        config = self.config
+        return Searcher(self.task, self.vocabulary.target, config.decoding, config.data.eval_tokens, self.limit)
 
 
-def _vocabulary(config, workdir, pairs):
+def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> text.Vocabulary:
+    """Returns the run folder's vocabulary, else that of the run it starts from, else one learnt from `pairs`."""
     for folder in (workdir, Path(config.init_from or workdir)):
         if (folder / VOCABULARY_FOLDER).is_dir():
             return text.load_vocabulary(folder / VOCABULARY_FOLDER)

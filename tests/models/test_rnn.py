@@ -73,7 +73,7 @@ def test_padding_leaves_the_state_alone(reverse):
 def test_stepping_equals_teacher_forcing(model, batch, params):
     source, target = batch
     expected = model.apply(params, source, target)
-    cache = model.apply(params, source, T, method="start_cache")
+    cache = model.apply(params, source, length=T, method="start_cache")
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
     for position in range(T):
         logits, cache = model.apply(params, cache, target[:, position], position, method="step")

@@ -102,7 +102,7 @@ def test_padding_is_not_seen(model, batch, params):
 def test_stepping_with_a_cache_equals_reading_at_once(model, batch, params):
     source, target = batch
     expected = model.apply(params, source, target)
-    cache = model.apply(params, source, 9, method="start_cache")
+    cache = model.apply(params, source, length=9, method="start_cache")
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
     step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
     for position in range(T):

@@ -310,7 +310,7 @@ def run(search, options, params, source):
     def step(cache, token, position):
         return model.apply({"params": params}, cache, token, position, method="step")
 
-    cache = model.apply({"params": params}, source, options.max_length, method="start_cache")
+    cache = model.apply({"params": params}, source, length=options.max_length, method="start_cache")
     return search(step, cache, options)
 
 

@@ -203,7 +203,7 @@ def test_greedy_on_eight_devices_is_one_beam_on_one_device(name, monkeypatch):
     lengths = np.arange(1, 17, dtype=np.int32).clip(3, 12)
 
     def generate(variables, batch):
-        return task.generate(*variables, *batch[:1], options, batch[1])
+        return task.generate(*variables, {"source": batch[0]}, options, batch[1])
 
     greedy = jax.device_get(parallel.per_example(generate)(variables, (source, lengths)))
     monkeypatch.setattr(decoding, "greedy", decoding.beam_search)

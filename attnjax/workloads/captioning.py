@@ -1,0 +1,245 @@
+"""Texts of images as a workload: captions, and translation of sentences that describe an image."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from attnjax import data, models
+from attnjax.data import text, text_pipeline
+from attnjax.data.caption_sources import CaptionSource, shuffled
+from attnjax.errors import UserError
+from attnjax.tasks import text_metrics
+from attnjax.tasks.cider import cider, words
+from attnjax.tasks.translation import Translation
+from attnjax.training import parallel
+from attnjax.training.metrics import mean_over
+from attnjax.training.step import make_eval_step
+from attnjax.workloads.report import Report
+from attnjax.workloads.search import GREEDY, Candidate, Searcher, row_multiple
+from attnjax.workloads.translation import VOCABULARY_FOLDER, run_vocabulary
+
+PREFETCH = 4  # batches, as images are large
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptioningWorkload:
+    """Images with texts; `sources` are the open splits, "train" and perhaps "validation", while training.
+
+    A captioner reads the image, and the source sentence where the config's data has them; a transformer the sentence.
+    """
+
+    config: ConfigDict
+    vocabulary: text.Vocabulary
+    sources: dict[str, CaptionSource] = dataclasses.field(default_factory=dict)
+
+    unit = "tokens"
+    best_metrics = ("cider", "bleu", "accuracy", "loss")
+
+    @classmethod
+    def for_training(cls, config: ConfigDict, workdir: Path) -> "CaptioningWorkload":
+        sources = {"train": data.open_captions(config, config.data.train)}
+        if config.data.validation:
+            sources["validation"] = data.open_captions(config, config.data.validation)
+        workload = cls(config, run_vocabulary(config, workdir, sources["train"].pairs()[0]), sources)
+        workload._searcher.options(workload.limit)  # before the first validation would say so
+        return workload
+
+    @classmethod
+    def from_run(cls, config: ConfigDict, workdir: Path) -> "CaptioningWorkload":
+        return cls(config, text.load_vocabulary(workdir / VOCABULARY_FOLDER))
+
+    def save(self, workdir: Path) -> None:
+        text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the model reads of a batch beside the target."""
+        sees = ("image",) if self.config.model.get("name") == "captioner" else ()
+        return (*(("source",) if self.config.data.image_lines else ()), *sees)
+
+    @functools.cached_property
+    def task(self) -> Translation:
+        """The task with its model; UserError where the model cannot take the config's batches."""
+        config, model = self.config, self.config.model
+        if config.data.batching.method == "pack":
+            raise UserError("data.batching.method=pack is for translation: each row here has its own image")
+        if not self.reads:
+            raise UserError(f"a {model.get('name')} cannot see images: captions need a model of captioner")
+        names = ("source_vocabulary", "target_vocabulary")
+        both = (self.vocabulary.source, self.vocabulary.target)
+        sizes = {name: side.get_piece_size() for name, side in zip(names, both, strict=True)}
+        if "image" in self.reads:
+            frozen = "encoder" in config.optimizer.freeze
+            built = models.build_captioner(model, freeze_encoder=frozen, **sizes)
+        else:
+            built = models.build(model, **sizes)
+        if built.max_length < config.data.batching.max_length:
+            length, limit = config.data.batching.max_length, built.max_length
+            raise UserError(f"data.batching.max_length={length} is more than the model's max_length={limit}")
+        return Translation(built, config.label_smoothing, config.smoothing_form, self.reads)
+
+    @property
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        image = (1, *self.config.data.image_size, self.config.data.channels)
+        shapes = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
+        return shapes | {"image": jax.ShapeDtypeStruct(image, jnp.float32)}
+
+    @property
+    def limit(self) -> int:
+        """The most subwords that the model takes, eos counted."""
+        return self.task.model.max_length
+
+    # Training
+
+    @functools.cached_property
+    def _batching(self):
+        rows = math.lcm(8, parallel.rows_multiple(self.config.accumulate))
+        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
+
+    @functools.cached_property
+    def _corpus(self):
+        pairs, _ = self.sources["train"].pairs()
+        sampling = text.Sampling(**self.config.data.sampling)
+        return text_pipeline.training_corpus(pairs, self.vocabulary, sampling, self.config.seed)
+
+    @functools.cached_property
+    def _layout(self):
+        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._layout.batches
+
+    @property
+    def header(self) -> list[str]:
+        config, layout = self.config, self._layout
+        lines = [
+            f"{split:<11} {len(source):,} images with {sum(map(len, source.references)):,} texts, {config.data.source}"
+            for split, source in self.sources.items()
+        ]
+        shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
+        return [
+            *lines,
+            f"reads       {' and '.join(self.reads)}, {'-'.join(config.data.languages)}",
+            f"vocabulary  {self.vocabulary.target.get_piece_size():,} subwords, {config.data.vocabulary.kind}",
+            f"batches     {layout.batches:,} an epoch, {layout.dropped} texts too long",
+            f"            rows x tokens: {shapes}",
+        ]
+
+    def batches(self):
+        source = self.sources["train"]
+        attach = data.training_images(self.config, source.images, source.pairs()[1]) if "image" in self.reads else None
+        return text_pipeline.train_iterator(
+            self._corpus,
+            batching=self._batching,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            attach=attach,
+            prefetch=PREFETCH,
+        )
+
+    # Measuring
+
+    def validate(self, variables) -> dict[str, float]:
+        """Loss and accuracy by teacher forcing; BLEU and, of captions, CIDEr-D of texts found by greedy search."""
+        source = self.sources.get("validation")
+        if source is None:
+            return {}
+        outputs = self._describe(variables, source, **GREEDY)
+        return self._measure(source, variables) | {
+            name: value for name, (value, _) in self._score(outputs, source).items()
+        }
+
+    def test(self, split: str, variables) -> Report:
+        """Describes the images of a split as `config.decoding` says, and measures the texts."""
+        source = data.open_captions(self.config, split)
+        if self.config.data.shuffle_images:
+            source = shuffled(source)
+        outputs = self._describe(variables, source)
+        scores = self._score(outputs, source)
+        lines = [{"image": source.images.name(i), "text": line} for i, line in enumerate(outputs)]
+        return Report(
+            examples={"images": len(source), "texts": sum(map(len, source.references))},
+            metrics={name: value for name, (value, _) in scores.items()} | self._measure(source, variables),
+            notes={name: signature for name, (_, signature) in scores.items() if signature},
+            files={"jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)},
+        )
+
+    def _score(self, outputs: Sequence[str], source: CaptionSource) -> dict[str, tuple[float, str]]:
+        """Returns name -> (value, how it was computed): a caption's words, a translation's whole text, are compared."""
+        if self.config.data.image_lines:
+            references, options = [texts[0] for texts in source.references], self.config.bleu
+            options = {"tokenize": options.tokenize, "lowercase": options.lowercase}
+            return {
+                "bleu": text_metrics.bleu(outputs, references, **options),
+                "chrf": text_metrics.chrf(outputs, references),
+            }
+        outputs = [words(line) for line in outputs]
+        references = [[words(line) for line in texts] for texts in source.references]
+        bleus = {f"bleu{n}" if n < 4 else "bleu": text_metrics.words_bleu(outputs, references, n) for n in (1, 2, 3, 4)}
+        return bleus | {
+            "cider": (cider(outputs, references), "CIDEr-D, sigma 6, n-grams of the split's own references")
+        }
+
+    def _measure(self, source, variables):
+        pairs, example = source.pairs()
+        batches = text_pipeline.eval_batches(
+            text_pipeline.encode_pairs(pairs, self.vocabulary),
+            max_tokens=self.config.data.eval_tokens,
+            row_multiple=row_multiple(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        if "image" in self.reads:
+            batches = (self._with_images(batch, source.images, example) for batch in batches)
+        means = mean_over(self._eval_step, variables, batches)
+        return means | {"perplexity": math.exp(min(means["loss"], 100))}
+
+    def _with_images(self, batch, images, example):
+        index = np.where(batch["index"] < 0, -1, example[batch["index"]])
+        return batch | {"image": data.eval_images(self.config, images, index)}
+
+    @functools.cached_property
+    def _eval_step(self):
+        return parallel.data_parallel(make_eval_step(self.task))
+
+    # Describing
+
+    def describe(
+        self,
+        variables,
+        count: int,
+        image: Callable[[np.ndarray], np.ndarray],
+        sentences: Sequence[str] | None = None,
+        **decoding,
+    ) -> list[list[Candidate]]:
+        """Returns the `n_best` texts of each of `count` examples, best first; `decoding` goes before `config.decoding`.
+
+        `image(indices)` returns the images (B, H, W, C) float32 of examples, anything for -1; `sentences` are sources.
+        """
+        sources = self.encode(sentences) if "source" in self.reads else [[] for _ in range(count)]
+        return self._searcher.search(variables, sources, image if "image" in self.reads else None, **decoding)
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Returns the source subwords of each sentence, up to the model's limit, eos last."""
+        return [[*ids[: self.limit - 1], text.EOS] for ids in text.encode(self.vocabulary.source, sentences)]
+
+    def _describe(self, variables, source, **decoding):
+        """Returns the best text of each example."""
+        image = functools.partial(data.eval_images, self.config, source.images)
+        found = self.describe(variables, len(source), image, source.sources, **decoding)
+        return [best[0].text for best in found]
+
+    @functools.cached_property
+    def _searcher(self):
+        config = self.config
+        return Searcher(self.task, self.vocabulary.target, config.decoding, config.data.eval_tokens, self.limit)
