@@ -182,7 +182,12 @@ def captioning() -> ConfigDict:
         "skip_blank": False,
         "shuffle_images": False,  # in evaluation, give each example another one's image: a control
     }
-    own = {"task": "captioning", "best_metric": "cider", "encoder_from": "", "data": data | _text_data() | _images()}
+    own = {
+        "task": "captioning",
+        "best_metric": "cider",  # of the validation, by greedy search, captions only; or "bleu", "accuracy", "loss"
+        "encoder_from": "",  # a run folder or a weights file to start the image encoder from
+        "data": data | _text_data() | _images(),
+    }
     config = ConfigDict(_common() | _output() | own)
     config.decoding.extra_length = 30
     config.bleu.lowercase = True

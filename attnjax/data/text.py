@@ -161,7 +161,7 @@ def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePiece
             eos_id=EOS,
             unk_id=UNK,
             pad_piece="<pad>",
-            max_sentence_length=longest + 1,  # it would leave out longer ones
+            max_sentence_length=max(10, longest + 1),  # it would leave out longer ones; 10 is the least it takes
             num_threads=1,  # part of the result
             minloglevel=2,
             **options,

@@ -63,9 +63,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     train_step = make_train_step(workload.task, optimizer, schedule, config.ema_decay, config.accumulate)
     state = run.create_state(workload, optimizer)
     report = [f"new run, seed {config.seed}"]
-    if config.init_from and not has_checkpoint(workdir):
+    if not has_checkpoint(workdir):
         state, changes = transfer.initialise(state, config)
-        report = [f"new run, initialised from {config.init_from}", *changes]
+        report += [f"initialised from {config.init_from}"] if config.init_from else []
+        report += changes
 
     batches = workload.batches()
     checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints)

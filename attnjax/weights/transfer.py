@@ -47,16 +47,42 @@ BIAS_RESIZE_RULE = "bicubic"  # Microsoft's
 
 
 def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[str]]:
-    """Returns `state`, fresh at step 0, with the weights of `config.init_from`, and lines that say what was changed.
+    """Returns `state`, fresh at step 0, with the weights that the config starts from, and lines that say what was done.
 
-    The source is a run folder (its best checkpoint, averaged weights where there are) or a weights file. The head
-    stays fresh if the number of classes differs; tables of positions, of another grid or for another window, are
-    resized. UserError, listing what differs, if anything else does not match. The average, if on, restarts from the
+    They are those of `config.init_from`, for all of the model, and of a captioner's `config.encoder_from`, for its
+    image encoder. A source is a run folder (its best checkpoint, averaged weights where there are) or a weights file.
+    The head stays fresh if the number of classes differs; tables of positions, of another grid or for another window,
+    are resized. UserError, listing what differs, if anything else does not match. The average, if on, restarts from the
     loaded weights.
     """
-    is_run = (Path(config.init_from) / "checkpoints").is_dir()
-    read = read_run if is_run else published.read
-    return load(state, read(config.init_from, config), config)
+    report = []
+    if config.init_from:
+        state, report = load(state, _read(config.init_from, config), config)
+    if source := config.get("encoder_from"):
+        if config.model.name != "captioner":
+            raise UserError(f"encoder_from={source}: a {config.model.name} has no image encoder, only a captioner has")
+        alone = ConfigDict({"model": config.model.encoder, "data": config.data})
+        encoder, changes = load(_part(state, "encoder"), _read(source, alone), alone)
+        state = state.replace(
+            params=state.params | {"encoder": encoder.params},
+            model_state={
+                kind: parts | {"encoder": encoder.model_state[kind]} for kind, parts in state.model_state.items()
+            },
+        )
+        if state.ema is not None:
+            state = state.replace(ema=jax.tree.map(jnp.copy, state.params))
+        report += [f"encoder initialised from {source}", *changes]
+    return state, report
+
+
+def _read(source, config):
+    return read_run(source, config) if (Path(source) / "checkpoints").is_dir() else published.read(source, config)
+
+
+def _part(state, name):
+    """Returns the state of a part of the model alone."""
+    model_state = {kind: parts[name] for kind, parts in state.model_state.items()}
+    return state.replace(params=state.params[name], model_state=model_state, ema=None)
 
 
 def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
@@ -107,8 +133,12 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
     report += lines
     num_classes = next((len(x) for path, x in fresh.items() if is_head(path) and path.endswith("/bias")), 0)
     if weights.num_classes != num_classes:
+        loaded = {path: array for path, array in loaded.items() if not is_head(path)}
         loaded |= {path: array for path, array in fresh.items() if is_head(path)}
-        report.append(f"head replaced: {weights.num_classes or 'no'} -> {num_classes} classes")
+        if num_classes:
+            report.append(f"head replaced: {weights.num_classes or 'no'} -> {num_classes} classes")
+        else:
+            report.append(f"head of {weights.num_classes} classes left out")
     shapes = ({path: array.shape for path, array in tree.items()} for tree in (loaded, fresh))
     check_fit(*shapes, weights.source)
     arrays = {tuple(path.split("/")): jnp.asarray(array, jnp.float32) for path, array in loaded.items()}

@@ -7,12 +7,14 @@ from flax.traverse_util import flatten_dict
 
 from attnjax import config as config_lib
 from attnjax import models
+from attnjax.data.text import train_vocabulary
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.training import run
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import transfer
+from attnjax.workloads.captioning import CaptioningWorkload
 from attnjax.workloads.classification import ClassificationWorkload
 
 
@@ -97,6 +99,37 @@ def run_folder(make_config, random_variables, tmp_path):
         return tmp_path / "run", state
 
     return make
+
+
+def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
+    """Without its head, its positions resized; the text's weights stay fresh."""
+    path, old = run_folder(make_config(image_size=(16, 8), depth=1))
+    encoder = make_config(image_size=(16, 16), depth=1)
+    config = config_lib.captioning()
+    text = models.fields(
+        "transformer", encoder_depth=0, decoder_depth=1, width=8, num_heads=2, mlp_dim=8, tie="decoder"
+    )
+    config.model = models.fields("captioner", encoder=dict(encoder.model), text=text)
+    config.data.image_size, config.data.channels = encoder.data.image_size, encoder.data.channels
+    config.encoder_from = str(path)
+    names = ("zero", "one", "two")
+    vocabulary = train_vocabulary(names, names, size=20)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
+    fresh = run.create_state(CaptioningWorkload(config, vocabulary), optimizer)
+    state, report = transfer.initialise(fresh, config)
+    assert report == [
+        f"encoder initialised from {path}",
+        "positions resized 4x2 -> 4x4 (bicubic_antialias)",
+        "head of 3 classes left out",
+    ]
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, state.params["text"], fresh.params["text"])
+    loaded, averaged = flat(state.params["encoder"]), flat(old.ema)
+    assert loaded.keys() == {name for name in averaged if not name.startswith("head/")}
+    assert all(np.array_equal(loaded[name], averaged[name]) for name in loaded if "positions" not in name)
+    config.model = models.fields("transformer", "tiny")
+    with pytest.raises(UserError, match="no image encoder"):
+        transfer.initialise(fresh, config)
 
 
 def test_run_folder_gives_its_average(make_config, run_folder):

@@ -1,0 +1,45 @@
+"""Translation with a look at the image: the lines of Multi30k whose images Flickr8k has, English to German.
+
+    python experiments/train.py --config configs/multi30k_guided.py --workdir runs/guided
+    python experiments/evaluate.py --workdir runs/guided
+    python experiments/evaluate.py --workdir runs/guided --config.data.shuffle_images=true    # the control
+
+`inputs=sequential`: the decoder looks at the source, then through a gate that starts shut at the image; `concatenated`:
+at both as one sequence; `text`: at the source alone, with the same text model. 6,993 lines to learn from, 242 to choose
+by, 243 to test on. Data: `source` has Multi30k's text, `images` the image files, `image_lines` which line has which.
+"""
+
+from attnjax import config as config_lib
+from attnjax import models
+
+CROSS_ATTENTION = {"text": ("plain",), "concatenated": ("plain",), "sequential": ("plain", "gated")}
+
+
+def get_config(inputs="sequential"):
+    config = config_lib.captioning()
+    text = models.fields("transformer", "tiny", norm="pre", max_length=64, dropout=0.3)
+    text["cross_attention"] = CROSS_ATTENTION[inputs]
+    encoder = models.fields("vit", patch_size=8, width=128, depth=3, num_heads=4, mlp_dim=256, pool="average")
+    config.model = text if inputs == "text" else models.fields("captioner", encoder=encoder, text=text)
+    config.data.source = "text:data/multi30k/data/task1/raw"
+    config.data.images = "data/flickr8k/images.zip"
+    config.data.image_lines = "data/flickr8k/multi30k-map.tsv"
+    config.data.languages = ("en", "de")
+    config.data.validation, config.data.test = "val", "test_2016_flickr"
+    config.data.image_size = (64, 64)
+    config.data.augment.crop, config.data.augment.pad = "pad", 4
+    config.data.vocabulary.size = 4000
+    config.data.vocabulary.lowercase = True
+    config.data.batching.max_tokens, config.data.batching.max_length = 2048, 48
+    config.data.batching.shapes = 4
+    config.best_metric = "bleu"
+    config.epochs = 25.0
+    config.eval_every = 500
+    config.label_smoothing = 0.1
+    config.decoding.beam_size = 5
+    config.decoding.extra_length = 16
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 400
+    config.optimizer.b2 = 0.98
+    config.optimizer.clip_norm = 1.0
+    return config
