@@ -2,13 +2,14 @@
 
 python experiments/benchmark.py layouts [--tokens 197 --width 384 --heads 6 --batch 8]
 python experiments/benchmark.py step --config configs/fashion_vit.py [--config.model.attention_kernel=xla ...]
-python experiments/benchmark.py step --config configs/multi30k_rnn.py configs/numwords_transformer.py --length 16 64
+python experiments/benchmark.py step --config configs/A.py configs/B.py --length 16 32 64 [--figure parallelism.png]
 python experiments/benchmark.py generate [--batch 8 --beam 4 --new_tokens 48]
 
 Alternatives run in turn, over and over: each one's least time counts, and its ratio to the fastest.
 """
 
 import argparse
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,9 @@ import numpy as np
 
 from attnjax import cli, models, workloads
 from attnjax import config as config_lib
+from attnjax.analysis import figures
 from attnjax.analysis.cost import minimum_times, passes
+from attnjax.analysis.saving import save_figure
 from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
@@ -90,9 +93,12 @@ def _translation(config, length):
     return Translation(model, config.label_smoothing, config.smoothing_form), TOKENS, batch
 
 
+EXAMPLES = {"classification": _classification, "translation": _translation}
+
+
 def _step(config, length):
     """Returns a function that takes a training step on random data of a config's shapes, and the batch."""
-    task, example, batch = {"classification": _classification, "translation": _translation}[config.task](config, length)
+    task, example, batch = EXAMPLES[config.task](config, length)
     schedule = make_schedule(config.optimizer, steps=10**6)
     optimizer = make_optimizer(config.optimizer, schedule)
     train_state = state.create(task, optimizer, example, config.seed, ema=config.ema_decay > 0)
@@ -111,21 +117,30 @@ def step(args) -> None:
     """Times the training steps of configs on random data; several configs in turn, at each length of sentences."""
     if not args.config:
         raise UserError("step needs --config configs/X.py")
+    configs = {path: config_lib.load(path) for path in args.config}
+    for config in configs.values():
+        config_lib.override(config, args.overrides)
+        if config.task not in EXAMPLES:
+            raise UserError(f"step has no random data for task={config.task}, only for: {', '.join(EXAMPLES)}")
+    units = {path: workloads.WORKLOADS[config.task].unit for path, config in configs.items()}
+    of_sentences = "tokens" in units.values()
+    if args.figure and (len(args.length) < 2 or "images" in units.values()):
+        raise UserError("--figure needs configs of translation and several lengths, to draw their time against")
     print(parallel.describe())
+    rows = []
     for length in args.length:
-        steps, sizes = {}, {}
-        for path in args.config:
-            config = config_lib.load(path)
-            config_lib.override(config, args.overrides)
+        steps, counts = {}, {}
+        for path, config in configs.items():
             steps[path], batch = _step(config, length)
-            shape = next(iter(batch.values())).shape
-            unit = workloads.WORKLOADS[config.task].unit
-            sizes[path] = (shape[0] * (length if unit == "tokens" else 1), unit)
+            counts[path] = len(batch["mask"]) * (length if units[path] == "tokens" else 1)
         times = minimum_times(steps, dict.fromkeys(steps, ()), args.rounds)
-        _show(f"training step{f', {length} tokens' if unit == 'tokens' else ''}", times)
+        _show(f"training step{f', {length} tokens' if of_sentences else ''}", times)
         for path, seconds in times.items():
-            count, unit = sizes[path]
-            print(f"  {path:<42} {count / seconds:9.0f} {unit}/s")
+            print(f"  {path:<42} {counts[path] / seconds:9.0f} {units[path]}/s")
+            rate = {f"{units[path]}_per_second": counts[path] / seconds}
+            rows.append({"config": path, "length": length, "milliseconds": 1e3 * seconds, **rate})
+    if args.figure:
+        save_figure(args.figure, figures.step_times(rows), rows)
 
 
 def generate(args) -> None:
@@ -147,6 +162,9 @@ def main() -> None:
     parser.add_argument("what", choices=["layouts", "step", "generate"])
     parser.add_argument("--config", nargs="+", help="for step: one or several")
     parser.add_argument("--length", type=int, nargs="+", default=[32], help="for step: tokens of sentences")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="for step: draw time against length, numbers beside"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8, help="for layouts and generate")
     parser.add_argument("--tokens", type=int, default=197, help="for layouts")
@@ -155,6 +173,8 @@ def main() -> None:
     parser.add_argument("--beam", type=int, default=4, help="for generate")
     parser.add_argument("--new_tokens", type=int, default=48, help="for generate")
     args = cli.parse_args(parser)
+    if args.figure and args.what != "step":
+        raise UserError("--figure is for step")
     {"layouts": layouts, "step": step, "generate": generate}[args.what](args)
 
 

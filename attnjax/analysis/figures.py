@@ -83,6 +83,27 @@ def attention_cost(rows: Sequence[Mapping[str, Any]], exponents: Mapping[tuple[s
     return figure
 
 
+def step_times(rows: Sequence[Mapping[str, Any]]):
+    """Returns a figure of the time of a training step against the length of sentences: a line a config.
+
+    `rows` are those of `experiments/benchmark.py step`.
+    """
+    figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    for config, marker, style in zip(dict.fromkeys(row["config"] for row in rows), cycle("os^Dv"), cycle(("-", "--"))):
+        points = sorted((row["length"], row["milliseconds"]) for row in rows if row["config"] == config)
+        file, _, arguments = config.partition(":")
+        label = ", ".join(filter(None, (Path(file).stem, arguments.replace(",", ", "))))
+        axis.plot(*zip(*points, strict=True), label=label, marker=marker, linestyle=style, markersize=5)
+    lengths = sorted({row["length"] for row in rows})
+    axis.set(xscale="log", xlabel="tokens in a sentence, with as many in a batch", ylabel="training step (ms)")
+    axis.set_ylim(bottom=0)
+    axis.set_xticks(lengths, lengths)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str], title: str):
     """Returns a figure of attention weights (T, S): a row per target subword, a column per source subword."""
     size = (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target))

@@ -1,0 +1,60 @@
+"""experiments/benchmark.py: training steps against the length of sentences, as a figure with its numbers."""
+
+import csv
+
+import jax
+import matplotlib.pyplot as plt
+import pytest
+
+from attnjax.analysis import figures
+
+CONFIG = "configs/numwords_transformer.py"
+SMALL = {"model.width": 8, "model.num_heads": 1, "model.encoder_depth": 1, "model.decoder_depth": 1}
+SMALL |= {"data.vocabulary.size": 20, "data.batching.max_tokens": 64}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root_on_one_device(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+    for count in ("device_count", "local_device_count"):
+        monkeypatch.setattr(jax, count, lambda: 1)
+
+
+def test_steps_of_several_lengths_are_drawn(entry, tmp_path):
+    out = tmp_path / "new" / "steps.png"
+    small = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    given = ("--config", CONFIG, *small, "--length", 4, 8, "--rounds", 1)
+    code, said, err = entry("benchmark", "step", *given, "--figure", out)
+    assert code == 0, err
+    assert out.read_bytes().startswith(b"\x89PNG")
+    with open(out.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["config"], row["length"]) for row in rows] == [(CONFIG, "4"), (CONFIG, "8")]
+    for row in rows:  # 64 tokens, in 16 sentences or 8
+        assert float(row["tokens_per_second"]) * float(row["milliseconds"]) == pytest.approx(64_000)
+    assert "training step, 4 tokens" in said and said.count("tokens/s") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("step", "--config", CONFIG, "--length", 4), "needs configs of translation and several lengths"),
+        (("step", "--config", "configs/digits_vit.py", "--length", 4, 8), "needs configs of translation"),
+        (("step", "--config", "configs/flickr8k_captioner.py", "--length", 4, 8), "no random data for task=captioning"),
+        (("layouts",), "--figure is for step"),
+    ],
+)
+def test_a_figure_needs_something_to_draw(arguments, message, entry, tmp_path):
+    code, said, err = entry("benchmark", *arguments, "--figure", tmp_path / "steps.png")
+    assert (code, said, err.count("\n")) == (2, "", 1) and message in err
+
+
+def test_a_line_for_each_config():
+    specs = ("configs/a.py:width=8,size=S/16", "b.py")
+    rows = [{"config": c, "length": n, "milliseconds": n * k} for n in (8, 4) for k, c in enumerate(specs, 1)]
+    figure = figures.step_times(rows)
+    lines = figure.get_axes()[0].get_lines()
+    assert [line.get_label() for line in lines] == ["a, width=8, size=S/16", "b"]
+    assert [line.get_xdata().tolist() for line in lines] == [[4, 8]] * 2
+    assert [line.get_ydata().tolist() for line in lines] == [[4, 8], [8, 16]]
+    plt.close(figure)
