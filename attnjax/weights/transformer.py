@@ -40,6 +40,7 @@ from attnjax.weights.naming import (
 
 TARGET, SOURCE, OUTPUT = "target_embedding/embedding", "source_embedding/embedding", "output/kernel"
 BIAS = "logits_bias"
+_FIELDS = {"cross_attention": (("plain",),)}  # of the model: what is fixed in all families
 # What equals the target's table, loosest first; see Transformer.tie.
 _TIED = {"none": (), "decoder": (OUTPUT,), "all": (OUTPUT, SOURCE)}
 
@@ -149,7 +150,7 @@ def _shapes(model):
 def _check_fields(family, model):
     wrong = [
         f"{field}={getattr(model, field)}, not {' or '.join(map(str, accepted))}"
-        for field, accepted in family.fields.items()
+        for field, accepted in {**_FIELDS, **family.fields}.items()
         if getattr(model, field) not in accepted
     ]
     if wrong:

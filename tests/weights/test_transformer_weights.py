@@ -345,6 +345,7 @@ FAMILIES = {
         ("Marian's npz", dict(activation="tanh"), "activation=tanh, not relu or swish"),
         ("fairseq", dict(), "positions=concatenated, not fairseq or learned"),
         ("fairseq", dict(positions="fairseq", output_bias=True), "output_bias=True, not False"),
+        ("Marian's npz", dict(cross_attention=("gated",)), "cross_attention=('gated',), not ('plain',)"),
     ],
 )
 def test_a_model_of_another_computation_is_refused(family, fields, wrong, arrays, tmp_path):
