@@ -95,7 +95,7 @@ def step_times(rows: Sequence[Mapping[str, Any]]):
         label = ", ".join(filter(None, (Path(file).stem, arguments.replace(",", ", "))))
         axis.plot(*zip(*points, strict=True), label=label, marker=marker, linestyle=style, markersize=5)
     lengths = sorted({row["length"] for row in rows})
-    axis.set(xscale="log", xlabel="tokens in a sentence, with as many in a batch", ylabel="training step (ms)")
+    axis.set(xscale="log", xlabel="tokens in a sentence (batches of one size)", ylabel="training step (ms)")
     axis.set_ylim(bottom=0)
     axis.set_xticks(lengths, lengths)
     axis.minorticks_off()
