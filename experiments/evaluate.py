@@ -1,4 +1,4 @@
-"""Measures a run on a split: accuracy of a classifier; BLEU and chrF of a translator, with its translations in a file.
+"""Measures a run on a split: accuracy of a classifier; BLEU and more of texts, which go to a file in the run folder.
 
 python experiments/evaluate.py --workdir runs/digits [--split test] [--checkpoint best] [--config.data.source=...]
 """
@@ -23,7 +23,8 @@ def main() -> None:
     run = open_run(args.workdir, args.checkpoint)
     config = config_lib.resolve(run.config)
     config_lib.override(config, args.overrides)
-    if config.task == "classification" and config.data.image_size != run.config.data.image_size:
+    if config.data.get("image_size") != run.config.data.get("image_size"):
+        run.expect("classification")  # only such a run can be taken to images of another size
         run = at_image_size(run, tuple(config.data.image_size))
     workload = dataclasses.replace(run.workload, config=config)
 
