@@ -1,4 +1,4 @@
-"""Every config builds and takes a step: on random images of its own shape, or on the embedded translations."""
+"""Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from num2words import num2words
+from PIL import Image
 
 from attnjax import config as config_lib
 from attnjax.data.builders import symbols
@@ -13,6 +15,7 @@ from attnjax.data.images import Augmentation
 from attnjax.training import run
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
+from attnjax.workloads.captioning import CaptioningWorkload
 from attnjax.workloads.classification import ClassificationWorkload
 from attnjax.workloads.translation import TranslationWorkload
 
@@ -54,17 +57,68 @@ def translation(config, workdir):
     return workload, batch
 
 
+def captioning(config, workdir):
+    if config.model.name == "captioner":
+        encoder, text = config.model.encoder, config.model.text
+        encoder.update(SMALLER.get(encoder.name, {}) if encoder.name != "resnet" else {})
+        text.update(encoder_depth=min(1, text.encoder_depth), decoder_depth=1)
+    data, count = config.data, 40
+    for number in range(count):
+        Image.new("RGB", (80, 60 + number), (number, 100, 200)).save(workdir / f"{number}.png")
+    if data.image_lines:
+        assert data.images and set(data.languages) <= {"en", "de", "fr"}
+        for language in data.languages:
+            lines = [num2words(number, lang=language) for number in range(count)]
+            (workdir / f"train.{language}").write_text("\n".join(lines) + "\n")
+        (workdir / "lines.tsv").write_text("".join(f"train\t{number}\t{number}.png\n" for number in range(count)))
+        data.source, data.images, data.image_lines = f"text:{workdir}", str(workdir), str(workdir / "lines.tsv")
+    else:
+        rows = [f"{number}.png\t{num2words(number + added)}\n" for number in range(count) for added in (0, 40)]
+        (workdir / "train.tsv").write_text("".join(rows))
+        data.source = f"captions:{workdir}"
+    data.train, data.validation = "train", ""
+    data.vocabulary.size, data.batching.max_tokens = 50, 8 * data.batching.max_length
+    workload = CaptioningWorkload.for_training(config, workdir)
+    batches = workload.batches()
+    batch = next(batches)
+    batches.close()
+    return workload, batch
+
+
+TASKS = {"classification": classification, "translation": translation, "captioning": captioning}
+
+
+# Of these captioners only the shapes: to compile all of them would take a minute.
+TRACED = [f"flickr8k_captioner.py:encoder={encoder},gated=True" for encoder in ("swin", "resnet")]
+TRACED += [f"multi30k_guided.py:inputs={inputs}" for inputs in ("text", "concatenated")]
+
+
+def make_step(spec, workdir):
+    """Returns a train step of a config, the function that makes the state it starts from, and a batch."""
+    config = config_lib.load(str(FOLDER / spec))
+    config.model.update(SMALLER.get(config.model.name, {}))
+    workload, batch = TASKS[config.task](config, workdir)
+    schedule = make_schedule(config.optimizer, config.steps or 10**6)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    step = make_train_step(workload.task, optimizer, schedule, config.ema_decay)
+    return step, lambda: run.create_state(workload, optimizer), batch
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(symbols, "SIZES", {"train": 300, "validation": 10, "test": 10})
-    config = config_lib.load(str(FOLDER / spec))
     name = spec.partition(":")[0]
-    assert config.data.source and "--config configs/" + name in (FOLDER / name).read_text()
-    config.model.update(SMALLER.get(config.model.name, {}))
-    workload, batch = {"classification": classification, "translation": translation}[config.task](config, tmp_path)
-    schedule = make_schedule(config.optimizer, config.steps or 10**6)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    start = run.create_state(workload, optimizer)
-    after, metrics = jax.jit(make_train_step(workload.task, optimizer, schedule, config.ema_decay))(start, batch)
+    assert config_lib.load(str(FOLDER / spec)).data.source
+    assert "--config configs/" + name in (FOLDER / name).read_text()
+    step, start, batch = make_step(spec, tmp_path)
+    after, metrics = jax.jit(step)(start(), batch)
     assert after.step == 1 and np.isfinite(metrics["loss"][0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+@pytest.mark.parametrize("spec", TRACED)
+def test_variant_of_a_config_fits_together(spec, tmp_path):
+    step, start, batch = make_step(spec, tmp_path)
+    state = jax.eval_shape(start)
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state) and "loss" in metrics
