@@ -9,6 +9,8 @@ compares by. --attention draws for each subword of the first image's best captio
 """
 
 import argparse
+import contextlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,9 @@ def main() -> None:
         words = found[0][0].subwords
         weights, name = chosen(image_attention(run, images[0], words, source), args.layer, args.head)
         pixels = np.clip(images[0] * np.asarray(run.config.data.std) + np.asarray(run.config.data.mean), 0, 1)
-        save_figure(args.attention, figures.words_over_image(weights, pixels, words, f"{found[0][0].text}\n{name}"))
+        figure = figures.words_over_image(weights, pixels, words, f"{found[0][0].text}\n{name}")
+        with contextlib.redirect_stdout(sys.stderr):  # stdout has the captions alone
+            save_figure(args.attention, figure)
 
 
 if __name__ == "__main__":

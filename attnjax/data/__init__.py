@@ -10,7 +10,7 @@ from attnjax.data import caption_sources, pipeline, text_pipeline
 from attnjax.data.caption_sources import CaptionSource
 from attnjax.data.decode import DAMAGE, decode_image
 from attnjax.data.images import Augmentation, fit, normalise
-from attnjax.data.sources import ImageSource, open_source
+from attnjax.data.sources import ImageSource, check_channels, open_source
 from attnjax.errors import UserError
 
 
@@ -43,6 +43,8 @@ def open_captions(config: ConfigDict, split: str) -> CaptionSource:
     data, names = config.data, ("images", "image_lines", "channels", "skip_corrupt", "skip_blank")
     if len(data.languages) != 2:
         raise UserError(f"data.languages={tuple(data.languages)}: it should be two, like ('image', 'en')")
+    check_channels(data.channels)
+    pipeline.check_images(data.channels, **_images(config), crop_fraction=data.crop_fraction)
     return caption_sources.open_captions(
         data.source, split, languages=tuple(data.languages), **{name: data[name] for name in names}
     )

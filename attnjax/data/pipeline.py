@@ -71,7 +71,7 @@ def train_iterator(
         UserError: sizes or choices that do not fit each other; while iterating, a corrupt image.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    _check_images(source, image_size, mean, std, resize, interpolation)
+    check_images(source.channels, image_size, mean, std, resize, interpolation)
     _check_rows(augmentation, batch_size, rows)
     if seed < 0:
         raise UserError(f"seed is {seed}: it should be 0 or more")
@@ -119,11 +119,7 @@ def eval_batches(
         UserError: sizes or choices that do not fit each other; while iterating, a corrupt image.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    _check_images(source, image_size, mean, std, resize, interpolation)
-    if not 0 < crop_fraction <= 1 or (crop_fraction < 1 and resize == "stretch"):
-        raise UserError(
-            f"crop_fraction is {crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
-        )
+    check_images(source.channels, image_size, mean, std, resize, interpolation, crop_fraction)
 
     def batch(step: int) -> Batch:
         start = step * batch_size
@@ -316,16 +312,21 @@ def _process_rows(batch_size: int, process_index: int, process_count: int) -> sl
     return slice(process_index * count, (process_index + 1) * count)
 
 
-def _check_images(source, image_size, mean, std, resize, interpolation) -> None:
+def check_images(channels, image_size, mean, std, resize, interpolation, crop_fraction=1.0) -> None:
+    """Raises UserError if images cannot be brought to arrays so."""
     if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
         raise UserError(f"image_size is {image_size}: it should be (height, width) in pixels")
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, source.channels):
-            raise UserError(f"{name} has {len(values)} values: it should have 1 or {source.channels}, one by channel")
+        if len(values) not in (1, channels):
+            raise UserError(f"{name} has {len(values)} values: it should have 1 or {channels}, one by channel")
     if min(std) <= 0:
         raise UserError(f"std is {std}: it should be positive")
     check_choice("resize", resize, RESIZES)
     check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
+    if not 0 < crop_fraction <= 1 or (crop_fraction < 1 and resize == "stretch"):
+        raise UserError(
+            f"crop_fraction is {crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
+        )
 
 
 def _check_rows(augmentation: Augmentation, batch_size: int, rows: slice) -> None:

@@ -75,12 +75,16 @@ def open_source(
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
-    if channels not in (1, 3):
-        raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
+    check_channels(channels)
     name, start, stop = parse_split(split)
     decode = functools.partial(decoded_images, channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
     source = _OPENERS[kind](place, name, channels=channels, decode=decode, data_dir=data_dir)
     return _slice(source, position(start, len(source), 0, split), position(stop, len(source), len(source), split))
+
+
+def check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
 
 
 # Splits
