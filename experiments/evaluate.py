@@ -30,7 +30,8 @@ def main() -> None:
 
     split = args.split or config.data.test
     report = workload.test(split, run.variables)
-    name = f"evaluation_{_file_name(split)}"
+    control = "_shuffled" if config.data.get("shuffle_images") else ""
+    name = f"evaluation_{_file_name(split)}{control}"
     result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
     result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
     (args.workdir / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

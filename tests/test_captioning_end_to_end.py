@@ -187,8 +187,8 @@ def test_evaluate_describes_each_image_whatever_its_company(trained, photos, des
 
     code, _, err = entry("evaluate", "--workdir", trained, "--config.data.shuffle_images=true")
     assert code == 0, err
-    control = json.loads((trained / "evaluation_test.json").read_text())
-    lines = [json.loads(line) for line in (trained / "evaluation_test.jsonl").read_text().splitlines()]
+    control = json.loads((trained / "evaluation_test_shuffled.json").read_text())
+    lines = [json.loads(line) for line in (trained / "evaluation_test_shuffled.jsonl").read_text().splitlines()]
     # Each has the caption of the image four places on.
     assert [line["text"] for line in lines] == [found[(i + 4) % 9] for i in range(9)]
     assert control["loss"] > result["loss"] + 0.5 and control["cider"] < result["cider"]
