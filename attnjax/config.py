@@ -172,7 +172,7 @@ def captioning() -> ConfigDict:
     """
     data = {
         "source": "",  # flickr8k:FOLDER, captions:FOLDER, or of translation: text:FOLDER, with the two fields below
-        "data_dir": "",
+        "data_dir": "",  # where TFDS sets are prepared; empty: TFDS's default
         "images": "",  # a folder or zip of image files
         "image_lines": "",  # TSV of SPLIT, LINE (from 0) and image FILE: the lines of the text that have an image
         "languages": ("image", "en"),  # from, to; of translation: ("en", "de")

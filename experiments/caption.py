@@ -51,15 +51,16 @@ def main() -> None:
     found = run.workload.describe(
         run.variables, len(images), lambda index: images[index], sentences, beam_size=beam, n_best=args.nbest
     )
-    for path, candidates in zip(args.images, found, strict=True):
-        for candidate in candidates:
-            print(f"{path}\t{candidate.score:.4f}\t{candidate.text}")
     if args.attention:
         source = run.workload.encode(sentences[:1])[0] if sentences else ()
         words = found[0][0].subwords
         weights, name = chosen(image_attention(run, images[0], words, source), args.layer, args.head)
         pixels = np.clip(images[0] * np.asarray(run.config.data.std) + np.asarray(run.config.data.mean), 0, 1)
         figure = figures.words_over_image(weights, pixels, words, f"{found[0][0].text}\n{name}")
+    for path, candidates in zip(args.images, found, strict=True):
+        for candidate in candidates:
+            print(f"{path}\t{candidate.score:.4f}\t{candidate.text}")
+    if args.attention:
         with contextlib.redirect_stdout(sys.stderr):  # stdout has the captions alone
             save_figure(args.attention, figure)
 

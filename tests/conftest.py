@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for all tests, and nothing written to the user's home; set before JAX starts."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -92,3 +93,30 @@ def process():
         return subprocess.Popen(command, env=env, text=True, cwd=ROOT, **pipes)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """One device, and what is compiled once is kept, small as it is: all that a user would not notice but for speed."""
+    import jax
+
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        for count in ("device_count", "local_device_count"):
+            patch.setattr(jax, count, lambda: 1)
+        yield patch
+    jax.config.update(name, before)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Reads a run's numbers: rows(workdir, split="train") -> the split's rows of metrics.jsonl, but for speeds."""
+
+    def read(workdir, split="train"):
+        found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        kept = [row for row in found if row["split"] == split]
+        return [{name: x for name, x in row.items() if not name.endswith("_per_second")} for row in kept]
+
+    return read

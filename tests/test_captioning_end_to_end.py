@@ -49,17 +49,7 @@ COLORS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 SPLITS = {"train": 24, "dev": 6, "test": 9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """One device, and what is compiled once is kept, small as it is: all that a user would not notice but for speed."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    with pytest.MonkeyPatch.context() as patch:
-        for count in ("device_count", "local_device_count"):
-            patch.setattr(jax, count, lambda: 1)
-        yield patch
-    jax.config.update(name, before)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +87,10 @@ def run(trained):
     return open_run(trained)
 
 
-def rows(workdir, split="train"):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: x for k, x in row.items() if k != "tokens_per_second"} for row in found if row["split"] == split]
-
-
 # Training
 
 
-def test_a_run_says_what_it_does_and_learns_to_look(trained):
+def test_a_run_says_what_it_does_and_learns_to_look(trained, rows):
     log = (trained / "train.log").read_text()
     for line in ("24 images with 48 texts, captions:", "reads       image, image-en", "rows x tokens: 16x16"):
         assert line in log
@@ -115,7 +100,7 @@ def test_a_run_says_what_it_does_and_learns_to_look(trained):
     assert validation["perplexity"] == pytest.approx(math.exp(validation["loss"]))
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path, rows):
     workdir = tmp_path / "stopped"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "checkpoints" / "60")
@@ -232,8 +217,80 @@ def test_what_caption_refuses_is_one_line_and_exit_2(trained, photos, entry, tmp
         (["--workdir", tmp_path / "nowhere", photo], "no run folder"),
     ]:
         code, out, err = entry("caption", *given)
-        assert code == 2 and message in err and err.count("\n") == 1, (given, code, err)
-        assert out == "" or "layer" in message
+        assert (code, out) == (2, "") and message in err and err.count("\n") == 1, (given, code, err)
+
+
+# Image-guided translation
+
+WORDS = {"red": "rot", "green": "grün", "blue": "blau"}
+
+
+@pytest.fixture(scope="module")
+def described_lines(tmp_path_factory):
+    """Returns a folder of sentences without a colour, whose translations have that of their image; line 1 has none."""
+    folder = tmp_path_factory.mktemp("lines")
+    colors = [list(COLORS)[i % 3] for i in range(24)]
+    for i, color in enumerate(colors):
+        Image.new("RGB", (20, 30), COLORS[color]).save(folder / f"{i}.png")
+    mapped = []
+    for split in SPLITS:
+        (folder / f"{split}.en").write_text("a square of a colour\n" * 24, encoding="utf-8")
+        (folder / f"{split}.de").write_text(
+            "".join(f"ein Quadrat ganz in {WORDS[x]}\n" for x in colors), encoding="utf-8"
+        )
+        mapped += [f"{split}\t{i}\t{i}.png\n" for i in range(24) if i != 1]
+    (folder / "images.tsv").write_text("".join(mapped))
+    return folder
+
+
+def guided(folder, inputs):
+    text = "model" if inputs == "text" else "model.text"
+    sizes = {f"{text}.{name}": x for name, x in (("width", 32), ("mlp_dim", 64), ("num_heads", 2), ("max_length", 16))}
+    sizes |= {f"{text}.{name}": x for name, x in (("encoder_depth", 1), ("decoder_depth", 1), ("dropout", 0.0))}
+    if inputs != "text":
+        sizes |= {f"model.encoder.{name}": x for name, x in (("width", 32), ("mlp_dim", 64), ("depth", 1))}
+    own = {
+        "data.source": f"text:{folder}",
+        "data.images": folder,
+        "data.image_lines": folder / "images.tsv",
+        "data.validation": "dev",
+        "data.test": "test",
+        "steps": 400,
+        "epochs": 1000.0,
+        "log_every": 100,
+        "eval_every": 400,
+        "save_every": 0,
+        "optimizer.learning_rate": 5e-3,
+    }
+    fields = {name: x for name, x in TINY.items() if not name.startswith("model.")} | sizes | own
+    config = CONFIG.parent / f"multi30k_guided.py:inputs={inputs}"
+    return ["--config", config, *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+@pytest.mark.parametrize("inputs", ["sequential", "concatenated", "text"])
+def test_image_guided_translation_from_training_to_caption(inputs, described_lines, entry, tmp_path):
+    """What only the image tells is translated where the model sees it, and is lost with another one's image."""
+    workdir, photo = tmp_path / "run", described_lines / "0.png"
+    code, out, err = entry("train", "--workdir", workdir, *guided(described_lines, inputs))
+    assert code == 0, err
+    reads = "source" if inputs == "text" else "source and image"
+    assert f"reads       {reads}, en-de" in out and "23 images with 23 texts" in out
+    bleu = {}
+    for name, options in (("", []), ("_shuffled", ["--config.data.shuffle_images=true"])):
+        code, _, err = entry("evaluate", "--workdir", workdir, *options)
+        assert code == 0, err
+        result = json.loads((workdir / f"evaluation_test{name}.json").read_text())
+        assert {"bleu", "chrf", "perplexity"} <= result.keys()
+        bleu[name] = result["bleu"]
+    code, out, err = entry("caption", "--workdir", workdir, photo, "--source", "a square of a colour")
+    if inputs == "text":
+        assert bleu[""] == bleu["_shuffled"]
+        assert (code, out) == (2, "") and "this run reads no images" in err
+        return
+    assert bleu[""] > bleu["_shuffled"] + 5
+    assert code == 0 and out.split("\t")[2].startswith("ein quadrat ganz in "), err
+    code, _, err = entry("caption", "--workdir", workdir, photo)
+    assert code == 2 and "this run translates: give --source" in err
 
 
 def test_runs_of_another_task_are_refused(entry, photos, untrained, tmp_path):
@@ -253,6 +310,8 @@ BAD_FIELDS = {
     "mixing": ({"data.augment.mixup": 0.2}, "mixup, cutmix and repeats are for classes"),
     "length": ({"data.batching.max_length": 17, "data.batching.max_tokens": 512}, "max_length=17 is more than the"),
     "languages": ({"data.languages": "('en',)"}, "data.languages=('en',): it should be two"),
+    "caption length": ({"decoding.extra_length": 0}, "decoding.extra_length=0: it should be 1 or more"),
+    "evaluation": ({"data.eval_tokens": 0}, "data.eval_tokens=0: it should be 1 or more"),
     "channels": ({"data.channels": 2}, "channels is 2: images have 1 (grey) or 3 (RGB)"),
     "image size": ({"data.image_size": "(0, 16)"}, "image_size is (0, 16): it should be (height, width)"),
     "patches": ({"data.image_size": "(20, 16)"}, "image size 20x16 is not divisible by the patch size 8"),

@@ -55,12 +55,7 @@ def same_weights(one, other):
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a.params, b.params)), strict=True))
 
 
-def rows(workdir, split="train"):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["split"] == split]
-
-
-def test_a_run_says_what_it_does(output):
+def test_a_run_says_what_it_does(output, rows):
     trained, out = output
     for line in ("devices     1 x cpu", "block*", "train       1,293 images of 10", "new run, seed 0"):
         assert line in out
@@ -82,7 +77,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(trained, proc
     assert not same_weights(trained, tmp_path / "other")
 
 
-def test_killed_and_resumed_gives_the_same_bits(trained, process, tmp_path):
+def test_killed_and_resumed_gives_the_same_bits(trained, process, tmp_path, rows):
     workdir = tmp_path / "killed"
     for saved in (10, 35):
         running = process("train", "--config", CONFIG, "--workdir", workdir, *TINY)

@@ -54,17 +54,7 @@ TINY = {
 SPLITS = {"train": range(0, 1000, 3), "val": range(1, 1000, 67), "test": range(2, 1000, 51)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """One device, and what is compiled once is kept, small as it is: all that a user would not notice but for speed."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    with pytest.MonkeyPatch.context() as patch:
-        for count in ("device_count", "local_device_count"):
-            patch.setattr(jax, count, lambda: 1)
-        yield patch
-    jax.config.update(name, before)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +90,6 @@ def arguments(numbers, **changes):
     return ["--config", CONFIG, *(f"--config.{name}={value}" for name, value in fields.items())]
 
 
-def rows(workdir, split="train"):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: x for name, x in row.items() if name != "tokens_per_second"} for row in found if row["split"] == split
-    ]
-
-
 def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
 
@@ -120,7 +103,7 @@ def assert_same_weights(one, other):
 # Training
 
 
-def test_a_run_says_what_it_does(trained):
+def test_a_run_says_what_it_does(trained, rows):
     log = (trained / "train.log").read_text()
     for line in ("train       334 pairs en-de, text:", "vocabulary  70 subwords, bpe", "rows x tokens: 16x32"):
         assert line in log
@@ -132,7 +115,7 @@ def test_a_run_says_what_it_does(trained):
     assert kept(trained) == [20, 40, 60]
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path, rows):
     """Stopped after step 40 of 21 an epoch, each with its subwords drawn anew."""
     workdir = tmp_path / "stopped"
     shutil.copytree(trained, workdir)
@@ -145,7 +128,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path):
     assert rows(workdir)[-1] == rows(trained)[-1] and rows(workdir, "validation") == rows(trained, "validation")
 
 
-def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, tmp_path, monkeypatch):
+def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, tmp_path, monkeypatch, rows):
     changes = dict(steps=4, save_every=2, eval_every=4, data__batching__method="pack", data__validation="")
     changes |= dict(data__sampling__alpha=0.0, log_every=1, optimizer__warmup_steps=1)
     given = arguments(numbers, **changes)

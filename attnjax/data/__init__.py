@@ -40,7 +40,7 @@ def eval_batches(config: ConfigDict, source: ImageSource):
 
 def open_captions(config: ConfigDict, split: str) -> CaptionSource:
     """Returns the images with texts of a split of a captioning config's source."""
-    data, names = config.data, ("images", "image_lines", "channels", "skip_corrupt", "skip_blank")
+    data, names = config.data, ("images", "image_lines", "data_dir", "channels", "skip_corrupt", "skip_blank")
     if len(data.languages) != 2:
         raise UserError(f"data.languages={tuple(data.languages)}: it should be two, like ('image', 'en')")
     check_channels(data.channels)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from attnjax.data.splits import check_not_empty, check_split, parse_split, posit
 from attnjax.data.text_sources import PairSource, lines, open_pairs, read_text
 from attnjax.errors import UserError
 
-FLICKR8K_SPLITS = {"train": "train", "dev": "dev", "test": "test"}
+FLICKR8K_SPLITS = ("train", "dev", "test")
 _FLICKR8K_IMAGES = ("images.zip", "Flickr8k_Dataset.zip", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
 _FLICKR8K_TEXT = ("", "Flickr8k_text")
 _CAPTION_KEY = re.compile(r"(?P<image>.+)#\d+")
@@ -56,9 +57,9 @@ def open_captions(
     images: str = "",
     image_lines: str = "",
     channels: int = 3,
+    data_dir: str = "",
     skip_corrupt: bool = False,
     skip_blank: bool = False,
-    cache_bytes: int = CACHE_BYTES,
 ) -> CaptionSource:
     """Opens the images and texts that `spec` names.
 
@@ -73,8 +74,9 @@ def open_captions(
           reference. FILE may be a path, or a file's name where that is the only one of this name.
 
     `languages` are from and to, like ("image", "en") or ("en", "de"); `split` is TFDS's syntax, and slices count
-    images. The decoded images have `channels` and are kept in memory up to `cache_bytes`. A corrupt image is a
-    UserError that names it when it is read; with `skip_corrupt` it is grey, and logged.
+    images. The decoded images have `channels` and are kept in memory up to `sources.CACHE_BYTES`. A corrupt image is
+    a UserError that names it when it is read; with `skip_corrupt` it is grey, and logged. `data_dir` is where TFDS's
+    sets of parallel text are prepared.
 
     Raises:
         UserError: a spec or split that is not to be had; an image that is missing or has no caption, a blank caption
@@ -82,33 +84,31 @@ def open_captions(
     """
     kind, _, place = spec.partition(":")
     name, start, stop = parse_split(split)
-    if kind in ("flickr8k", "captions") and place:
+    if kind in _KINDS and place:
         folder = Path(place).expanduser()
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        captions, found, where = {"flickr8k": _flickr8k, "captions": _own}[kind](folder, name)
-        captions = _without_blanks(captions, where, skip_blank)
-        files, texts, sources = list(captions), list(captions.values()), None
-        names = [f"{where} {file}" for file in files]
+        found = _without_blanks(_KINDS[kind](folder, name), skip_blank)
     elif images and image_lines:
         if skip_blank:
             raise UserError("data.skip_blank would move the lines of text that data.image_lines counts; leave it out")
-        pairs = open_pairs(spec, name, source=languages[0], target=languages[1])
-        rows = _image_lines(Path(image_lines).expanduser(), name, len(pairs))
-        files, found = list(rows.values()), Path(images).expanduser()
-        texts, sources = [[pairs.target[row]] for row in rows], [pairs.source[row] for row in rows]
-        names = [pairs.name(row) for row in rows]
+        pairs = open_pairs(spec, name, source=languages[0], target=languages[1], data_dir=data_dir)
+        found = _of_pairs(pairs, Path(image_lines).expanduser(), name, Path(images).expanduser())
     else:
         raise UserError(
             f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor a source of parallel text with "
             "data.images and data.image_lines"
         )
-    start, stop = position(start, len(files), 0, split), position(stop, len(files), len(files), split)
-    check_not_empty(start, stop, len(files))
+    count = len(found.files)
+    start, stop = position(start, count, 0, split), position(stop, count, count, split)
+    check_not_empty(start, stop, count)
     part = slice(start, stop)
-    opened = _open_images(found, files[part], channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
     return CaptionSource(
-        languages, opened, sources and sources[part], texts[part], lambda index: names[start + int(index)]
+        languages,
+        _open_images(found.images, found.files[part], channels, skip_corrupt),
+        found.sources and found.sources[part],
+        found.texts[part],
+        lambda index: found.names[start + int(index)],
     )
 
 
@@ -123,10 +123,23 @@ def shuffled(source: CaptionSource) -> CaptionSource:
 # Files
 
 
-def _flickr8k(folder: Path, split: str) -> tuple[dict[str, list[str]], Path, str]:
-    """Returns the captions of each image file of a split, where the images are, and what to call the source."""
+class _Split(NamedTuple):
+    """A split as files tell of it: where the images are, and by example its file, texts, name, and perhaps source."""
+
+    images: Path
+    files: list[str]
+    texts: list[list[str]]
+    names: list[str]
+    sources: list[str] | None = None
+
+
+def _captions(images: Path, captions: dict[str, list[str]], where: str) -> _Split:
+    return _Split(images, list(captions), list(captions.values()), [f"{where} {file}" for file in captions])
+
+
+def _flickr8k(folder: Path, split: str) -> _Split:
     check_split(split, FLICKR8K_SPLITS, f"flickr8k:{folder}")
-    wanted = [line.strip() for line in _text_lines(folder, f"Flickr_8k.{FLICKR8K_SPLITS[split]}Images.txt")]
+    wanted = [line.strip() for line in _text_lines(folder, f"Flickr_8k.{split}Images.txt")]
     captions = {name: [] for name in wanted if name}
     for number, line in enumerate(_text_lines(folder, "Flickr8k.token.txt"), 1):
         key, tab, caption = line.partition("\t")
@@ -139,7 +152,7 @@ def _flickr8k(folder: Path, split: str) -> tuple[dict[str, list[str]], Path, str
             raise UserError(f"{folder}: image {name} of split '{split}' has no caption in Flickr8k.token.txt")
     for place in _FLICKR8K_IMAGES:
         if (folder / place).exists():
-            return captions, folder / place, f"flickr8k {split}"
+            return _captions(folder / place, captions, f"flickr8k {split}")
     raise UserError(f"{folder} has no images: it should hold one of {', '.join(_FLICKR8K_IMAGES)}")
 
 
@@ -151,7 +164,7 @@ def _text_lines(folder: Path, name: str) -> list[str]:
     raise UserError(f"{folder} has no {name}, gzipped (.gz) or not")
 
 
-def _own(folder: Path, split: str) -> tuple[dict[str, list[str]], Path, str]:
+def _own(folder: Path, split: str) -> _Split:
     tables = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("*.tsv*"))}
     if not tables:
         raise UserError(f"{folder} has no captions: it should hold SPLIT.tsv with lines of FILE, a tab, a caption")
@@ -162,7 +175,21 @@ def _own(folder: Path, split: str) -> tuple[dict[str, list[str]], Path, str]:
         if not row[0]:
             raise UserError(f"{tables[split]} line {number} names no image file")
     archive = folder / "images.zip"
-    return captions, archive if archive.is_file() else folder, str(tables[split])
+    return _captions(archive if archive.is_file() else folder, captions, str(tables[split]))
+
+
+_KINDS = {"flickr8k": _flickr8k, "captions": _own}
+
+
+def _of_pairs(pairs: PairSource, table: Path, split: str, images: Path) -> _Split:
+    files = _image_lines(table, split, len(pairs))
+    return _Split(
+        images,
+        list(files.values()),
+        [[pairs.target[row]] for row in files],
+        [pairs.name(row) for row in files],
+        [pairs.source[row] for row in files],
+    )
 
 
 def _rows(path: Path, columns: int):
@@ -188,15 +215,19 @@ def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
     return found
 
 
-def _without_blanks(captions: dict[str, list[str]], where: str, skip: bool) -> dict[str, list[str]]:
-    for file, texts in captions.items():
+def _without_blanks(found: _Split, skip: bool) -> _Split:
+    for name, texts in zip(found.names, found.texts, strict=True):
         if not all(texts) and not skip:
-            raise UserError(f"{where} {file} has a caption without text: remove it, or set data.skip_blank")
-    kept = {file: [text for text in texts if text] for file, texts in captions.items()}
-    return {file: texts for file, texts in kept.items() if texts}
+            raise UserError(f"{name} has a caption without text: remove it, or set data.skip_blank")
+    kept = [i for i, texts in enumerate(found.texts) if any(texts)]
+    return found._replace(
+        files=[found.files[i] for i in kept],
+        texts=[[text for text in found.texts[i] if text] for i in kept],
+        names=[found.names[i] for i in kept],
+    )
 
 
-def _open_images(place: Path, files: Sequence[str], *, channels: int, skip_corrupt: bool, cache_bytes: int):
+def _open_images(place: Path, files: Sequence[str], channels: int, skip_corrupt: bool) -> ImageSource:
     """Returns an ImageSource of these files, which may be named by path or by a name of its own."""
     names, read = list_images(place)
     there = set(names)
@@ -216,5 +247,5 @@ def _open_images(place: Path, files: Sequence[str], *, channels: int, skip_corru
         lambda index: f"{place}/{paths[index]}",
         channels=channels,
         skip_corrupt=skip_corrupt,
-        cache_bytes=cache_bytes,
+        cache_bytes=CACHE_BYTES,
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from attnjax import data, models
-from attnjax.data import text, text_pipeline
+from attnjax.data import text
 from attnjax.data.caption_sources import CaptionSource, shuffled
 from attnjax.errors import UserError
 from attnjax.tasks import text_metrics
@@ -22,9 +21,9 @@ from attnjax.tasks.translation import Translation
 from attnjax.training import parallel
 from attnjax.training.metrics import mean_over
 from attnjax.training.step import make_eval_step
+from attnjax.workloads.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
 from attnjax.workloads.report import Report
-from attnjax.workloads.search import GREEDY, Candidate, Searcher, row_multiple
-from attnjax.workloads.translation import VOCABULARY_FOLDER, run_vocabulary
+from attnjax.workloads.search import GREEDY, Candidate, Searcher
 
 PREFETCH = 4  # batches, as images are large
 
@@ -49,7 +48,7 @@ class CaptioningWorkload:
         if config.data.validation:
             sources["validation"] = data.open_captions(config, config.data.validation)
         workload = cls(config, run_vocabulary(config, workdir, sources["train"].pairs()[0]), sources)
-        workload._searcher.options(workload.limit)  # before the first validation would say so
+        workload._searcher.check()
         return workload
 
     @classmethod
@@ -100,52 +99,26 @@ class CaptioningWorkload:
     # Training
 
     @functools.cached_property
-    def _batching(self):
-        rows = math.lcm(8, parallel.rows_multiple(self.config.accumulate))
-        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
-
-    @functools.cached_property
-    def _corpus(self):
-        pairs, _ = self.sources["train"].pairs()
-        sampling = text.Sampling(**self.config.data.sampling)
-        return text_pipeline.training_corpus(pairs, self.vocabulary, sampling, self.config.seed)
-
-    @functools.cached_property
-    def _layout(self):
-        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+    def _training(self):
+        return TrainingPairs(self.config, self.vocabulary, self.sources["train"].pairs()[0])
 
     @property
     def steps_per_epoch(self) -> int:
-        return self._layout.batches
+        return self._training.layout.batches
 
     @property
     def header(self) -> list[str]:
-        config, layout = self.config, self._layout
+        data = self.config.data
         lines = [
-            f"{split:<11} {len(source):,} images with {sum(map(len, source.references)):,} texts, {config.data.source}"
+            f"{split:<11} {len(source):,} images with {sum(map(len, source.references)):,} texts, {data.source}"
             for split, source in self.sources.items()
         ]
-        shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
-        return [
-            *lines,
-            f"reads       {' and '.join(self.reads)}, {'-'.join(config.data.languages)}",
-            f"vocabulary  {self.vocabulary.target.get_piece_size():,} subwords, {config.data.vocabulary.kind}",
-            f"batches     {layout.batches:,} an epoch, {layout.dropped} texts too long",
-            f"            rows x tokens: {shapes}",
-        ]
+        return [*lines, f"reads       {' and '.join(self.reads)}, {'-'.join(data.languages)}", *self._training.header]
 
     def batches(self):
         source = self.sources["train"]
         attach = data.training_images(self.config, source.images, source.pairs()[1]) if "image" in self.reads else None
-        return text_pipeline.train_iterator(
-            self._corpus,
-            batching=self._batching,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            attach=attach,
-            prefetch=PREFETCH,
-        )
+        return self._training.batches(attach=attach, prefetch=PREFETCH)
 
     # Measuring
 
@@ -192,17 +165,10 @@ class CaptioningWorkload:
 
     def _measure(self, source, variables):
         pairs, example = source.pairs()
-        batches = text_pipeline.eval_batches(
-            text_pipeline.encode_pairs(pairs, self.vocabulary),
-            max_tokens=self.config.data.eval_tokens,
-            row_multiple=row_multiple(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = eval_batches(self.config, self.vocabulary, pairs)
         if "image" in self.reads:
             batches = (self._with_images(batch, source.images, example) for batch in batches)
-        means = mean_over(self._eval_step, variables, batches)
-        return means | {"perplexity": math.exp(min(means["loss"], 100))}
+        return with_perplexity(mean_over(self._eval_step, variables, batches))
 
     def _with_images(self, batch, images, example):
         index = np.where(batch["index"] < 0, -1, example[batch["index"]])

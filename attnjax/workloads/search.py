@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,15 +12,12 @@ from sentencepiece import SentencePieceProcessor
 
 from attnjax.data import text, text_pipeline
 from attnjax.decoding import Options
+from attnjax.errors import UserError
 from attnjax.tasks.translation import Translation
 from attnjax.training import parallel
+from attnjax.workloads.pairs import row_multiple
 
 GREEDY = {"beam_size": 1, "length_penalty": "none"}
-
-
-def row_multiple() -> int:
-    """Returns what the rows of evaluation's batches are a multiple of."""
-    return math.lcm(8, parallel.rows_multiple())
 
 
 class Candidate(NamedTuple):
@@ -42,6 +38,16 @@ class Searcher:
     decoding: ConfigDict
     max_tokens: int
     limit: int
+
+    def check(self) -> None:
+        """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
+        self.options(self.limit)
+        for name, value, least in (
+            ("data.eval_tokens", self.max_tokens, 1),
+            ("decoding.extra_length", self.decoding.extra_length, 0 if "source" in self.task.reads else 1),
+        ):
+            if value < least:
+                raise UserError(f"{name}={value}: it should be {least} or more")
 
     def options(self, max_length: int, **decoding) -> Options:
         """Returns the options of a search: those of the config, but for those given."""

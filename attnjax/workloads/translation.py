@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from attnjax.tasks.translation import Translation
 from attnjax.training import parallel
 from attnjax.training.metrics import mean_over
 from attnjax.training.step import make_eval_step
+from attnjax.workloads.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
 from attnjax.workloads.report import Report
-from attnjax.workloads.search import GREEDY, Candidate, Searcher, row_multiple
-
-VOCABULARY_FOLDER = "vocabulary"
+from attnjax.workloads.search import GREEDY, Candidate, Searcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,50 +72,24 @@ class TranslationWorkload:
     # Training
 
     @functools.cached_property
-    def _batching(self):
-        rows = math.lcm(8, parallel.rows_multiple(self.config.accumulate))
-        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
-
-    @functools.cached_property
-    def _corpus(self):
-        sampling = text.Sampling(**self.config.data.sampling)
-        return text_pipeline.training_corpus(self.sources["train"], self.vocabulary, sampling, self.config.seed)
-
-    @functools.cached_property
-    def _layout(self):
-        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+    def _training(self):
+        return TrainingPairs(self.config, self.vocabulary, self.sources["train"])
 
     @property
     def steps_per_epoch(self) -> int:
-        return self._layout.batches
+        return self._training.layout.batches
 
     @property
     def header(self) -> list[str]:
-        config, layout = self.config, self._layout
-        languages = "-".join(config.data.languages)
+        data = self.config.data
         lines = [
-            f"{split:<11} {len(pairs):,} pairs {languages}, {config.data.source}"
+            f"{split:<11} {len(pairs):,} pairs {'-'.join(data.languages)}, {data.source}"
             for split, pairs in self.sources.items()
         ]
-        sizes = f"{self.vocabulary.source.get_piece_size():,}"
-        if not self.vocabulary.joint:
-            sizes += f" and {self.vocabulary.target.get_piece_size():,}"
-        shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
-        return [
-            *lines,
-            f"vocabulary  {sizes} subwords, {config.data.vocabulary.kind}",
-            f"batches     {layout.batches:,} an epoch, {layout.padding:.1%} padding, {layout.dropped} pairs too long",
-            f"            rows x tokens: {shapes}",
-        ]
+        return [*lines, *self._training.header]
 
     def batches(self):
-        return text_pipeline.train_iterator(
-            self._corpus,
-            batching=self._batching,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return self._training.batches()
 
     # Measuring
 
@@ -154,15 +126,8 @@ class TranslationWorkload:
         return text_metrics.bleu(translations, references, tokenize=options.tokenize, lowercase=options.lowercase)
 
     def _measure(self, pairs, variables):
-        batches = text_pipeline.eval_batches(
-            text_pipeline.encode_pairs(pairs, self.vocabulary),
-            max_tokens=self.config.data.eval_tokens,
-            row_multiple=row_multiple(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        means = mean_over(self._eval_step, variables, batches)
-        return means | {"perplexity": math.exp(min(means["loss"], 100))}
+        batches = eval_batches(self.config, self.vocabulary, pairs)
+        return with_perplexity(mean_over(self._eval_step, variables, batches))
 
     @functools.cached_property
     def _eval_step(self):
@@ -176,14 +141,8 @@ class TranslationWorkload:
 
     def _check_measuring(self):
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
-        self._searcher.options(self.limit)
+        self._searcher.check()
         self._bleu(["a"], ["a"])
-        for name, value, least in (
-            ("data.eval_tokens", self.config.data.eval_tokens, 1),
-            ("decoding.extra_length", self.config.decoding.extra_length, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name}={value}: it should be {least} or more")
         if "validation" in self.sources:
             self._check_lengths(self.sources["validation"])
 
@@ -220,14 +179,6 @@ class TranslationWorkload:
     def _searcher(self):
         config = self.config
         return Searcher(self.task, self.vocabulary.target, config.decoding, config.data.eval_tokens, self.limit)
-
-
-def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> text.Vocabulary:
-    """Returns the run folder's vocabulary, else that of the run it starts from, else one learnt from `pairs`."""
-    for folder in (workdir, Path(config.init_from or workdir)):
-        if (folder / VOCABULARY_FOLDER).is_dir():
-            return text.load_vocabulary(folder / VOCABULARY_FOLDER)
-    return text.train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
 
 
 def _open(config, split):

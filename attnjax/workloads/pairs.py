@@ -1,0 +1,92 @@
+"""What translation and captioning share: batches of sentence pairs to learn from and to measure on, the vocabulary."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from attnjax.data import text, text_pipeline
+from attnjax.data.text_sources import PairSource
+from attnjax.training import parallel
+
+VOCABULARY_FOLDER = "vocabulary"
+
+
+def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> text.Vocabulary:
+    """Returns the run folder's vocabulary, else that of the run it starts from, else one learnt from `pairs`."""
+    for folder in (workdir, Path(config.init_from or workdir)):
+        if (folder / VOCABULARY_FOLDER).is_dir():
+            return text.load_vocabulary(folder / VOCABULARY_FOLDER)
+    return text.train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
+
+
+def row_multiple(parts: int = 1) -> int:
+    """Returns what the rows of a batch, which is taken in so many parts, are a multiple of."""
+    return math.lcm(8, parallel.rows_multiple(parts))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPairs:
+    """The batches of a training split, as `config.data` says."""
+
+    config: ConfigDict
+    vocabulary: text.Vocabulary
+    pairs: PairSource
+
+    @functools.cached_property
+    def _batching(self):
+        return text_pipeline.Batching(**self.config.data.batching, row_multiple=row_multiple(self.config.accumulate))
+
+    @functools.cached_property
+    def _corpus(self):
+        sampling = text.Sampling(**self.config.data.sampling)
+        return text_pipeline.training_corpus(self.pairs, self.vocabulary, sampling, self.config.seed)
+
+    @functools.cached_property
+    def layout(self) -> text_pipeline.Layout:
+        """An epoch in numbers."""
+        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+
+    @property
+    def header(self) -> list[str]:
+        """Lines on the vocabulary and the batches."""
+        layout, sizes = self.layout, f"{self.vocabulary.source.get_piece_size():,}"
+        if not self.vocabulary.joint:
+            sizes += f" and {self.vocabulary.target.get_piece_size():,}"
+        shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
+        return [
+            f"vocabulary  {sizes} subwords, {self.config.data.vocabulary.kind}",
+            f"batches     {layout.batches:,} an epoch, {layout.padding:.1%} padding, {layout.dropped} pairs too long",
+            f"            rows x tokens: {shapes}",
+        ]
+
+    def batches(self, **options):
+        """Returns this process's endless iterator, which can be checkpointed; see `text_pipeline.train_iterator`."""
+        return text_pipeline.train_iterator(
+            self._corpus,
+            batching=self._batching,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **options,
+        )
+
+
+def eval_batches(config: ConfigDict, vocabulary: text.Vocabulary, pairs: PairSource) -> Iterable[text_pipeline.Batch]:
+    """Returns this process's batches of every pair once; see `text_pipeline.eval_batches`."""
+    return text_pipeline.eval_batches(
+        text_pipeline.encode_pairs(pairs, vocabulary),
+        max_tokens=config.data.eval_tokens,
+        row_multiple=row_multiple(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def with_perplexity(means: dict[str, float]) -> dict[str, float]:
+    """Returns the metrics and the perplexity of their loss, which is a mean over tokens."""
+    return means | {"perplexity": math.exp(min(means["loss"], 100))}
