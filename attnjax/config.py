@@ -30,6 +30,12 @@ def _common() -> dict[str, Any]:
         "eval_every": 0,  # steps between evaluations on the validation split; 0: every epoch
         "save_every": 0,  # steps between checkpoints beside those of each evaluation; 0: none
         "keep_checkpoints": 1,  # the last ones, beside the best; `--checkpoint=average` is their mean
+        "parallel": {
+            "kind": "pmap",  # data parallel; "jit": on a mesh of the three sizes below
+            "data": 0,  # cuts the batch; 0: all devices that the other two leave
+            "fsdp": 1,  # cuts the batch, and the state too
+            "tensor": 1,  # cuts heads and hidden units
+        },
         "init_from": "",  # a run folder or a weights file to start a new run from
         "model": {},
         "optimizer": {

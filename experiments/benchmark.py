@@ -103,7 +103,7 @@ def _step(config, length):
     optimizer = make_optimizer(config.optimizer, schedule)
     train_state = state.create(task, optimizer, example, config.seed, ema=config.ema_decay > 0)
     train_step = make_train_step(task, optimizer, schedule, config.ema_decay, config.accumulate)
-    train_step = parallel.data_parallel(train_step, donate=True)
+    train_step = parallel.Pmap().train_step(train_step)
 
     def step():
         nonlocal train_state
@@ -150,7 +150,11 @@ def generate(args) -> None:
     source = np.random.default_rng(0).integers(4, 8000, (args.batch, 32)).astype(np.int32)
     length = args.new_tokens + 1  # eos, which no shorter output may have
     options = Options(max_length=length, min_length=length, beam_size=args.beam)
-    decode = parallel.per_example(lambda variables, source: task.generate(*variables, {"source": source}, options))
+
+    def translate(variables, source):
+        return task.generate(*variables, {"source": source}, options)
+
+    decode = parallel.Pmap().per_example(translate)
     assert (decode(variables, source).lengths == length).all()
     print(parallel.describe())
     name = f"batch {args.batch}, beam {args.beam}, {args.new_tokens} tokens"

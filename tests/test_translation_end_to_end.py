@@ -22,6 +22,7 @@ from attnjax.training import loop
 from attnjax.training import run as run_lib
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.training.parallel import Pmap
 from attnjax.training.run import open_run
 from attnjax.weights import transfer
 from attnjax.workloads.classification import ClassificationWorkload
@@ -135,20 +136,20 @@ def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, t
     code, out, err = entry("train", *given, "--workdir", tmp_path / "whole")
     assert code == 0 and "new run, seed 0" in out, err
 
-    data_parallel, steps = loop.parallel.data_parallel, []
+    train_step, steps = Pmap.train_step, []
 
-    def stopping(step, **options):
+    def stopping(devices, step):
         def count(*inputs):
             steps.append(1)
             if len(steps) == 3:
                 raise KeyboardInterrupt
             return compiled(*inputs)
 
-        compiled = data_parallel(step, **options)
+        compiled = train_step(devices, step)
         return count
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.parallel, "data_parallel", stopping)
+        patch.setattr(Pmap, "train_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             entry("train", *given, "--workdir", tmp_path / "stopped")
     assert kept(tmp_path / "stopped") == [2]

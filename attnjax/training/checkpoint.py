@@ -74,10 +74,10 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
         """Returns the state of a step, shaped as `like` (arrays or shapes); restores a given iterator in place.
 
-        It comes to the first device, however many there were when it was saved.
+        It comes to where `like` lies on a mesh, else to the first device, however many there were when it was saved.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_mesh(x) or device), like)
         items = {"state": ocp.args.StandardRestore(shapes)}
         if data_iterator is not None:
             items["data"] = CheckpointRestore(data_iterator)
@@ -87,7 +87,7 @@ class Checkpoints:
             reason = str(error).splitlines()[0]
             raise UserError(f"checkpoint {step} in '{self.folder}' is not of this config's model: {reason}") from error
         # Arrays tied to a device would compile all steps anew, where those of a new run are in the compilation cache.
-        return jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
+        return jax.tree.map(lambda x: x if _on_mesh(x) else jnp.array(np.asarray(x)), state)
 
     def last(self) -> list[int]:
         """Returns the steps of the `keep` latest checkpoints, the latest last."""
@@ -115,3 +115,9 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _on_mesh(x):
+    """Returns where an array lies on a mesh; None if it lies on none."""
+    sharding = getattr(x, "sharding", None)
+    return sharding if isinstance(sharding, jax.sharding.NamedSharding) else None

@@ -1,5 +1,6 @@
 """The training loop: step, log, validate, save."""
 
+import functools
 import math
 import time
 from pathlib import Path
@@ -24,9 +25,9 @@ def _steps(config, per_epoch):
     return steps
 
 
-def _header(log, workload, workdir, params, steps):
+def _header(log, workload, devices, workdir, params, steps):
     config, parts = workload.config, parameters.count_by_part(params)
-    log.message(f"devices     {parallel.describe()}")
+    log.message(f"devices     {parallel.describe(devices)}")
     log.message(f"model       {config.model.name}, {parameters.count(params):,} parameters")
     for name, count in parts.items():
         log.message(f"            {count:>12,} {name}")
@@ -61,12 +62,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     schedule = make_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     train_step = make_train_step(workload.task, optimizer, schedule, config.ema_decay, config.accumulate)
-    state = run.create_state(workload, optimizer)
-    report = [f"new run, seed {config.seed}"]
-    if not has_checkpoint(workdir):
-        state, changes = transfer.initialise(state, config)
-        report += [f"initialised from {config.init_from}"] if config.init_from else []
-        report += changes
+    devices = parallel.of(config)
+    state, report = _first_state(config, workdir, devices, functools.partial(run.create_state, workload, optimizer))
 
     batches = workload.batches()
     checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints)
@@ -76,11 +73,12 @@ def train(config: ConfigDict, workdir: Path) -> None:
         report = [f"resumed from step {start:,} of {workdir}"]
     log = metrics_lib.RunLog(workdir, start, steps)
     try:
-        _header(log, workload, workdir, state.params, steps)
+        _header(log, workload, devices, workdir, state.params, steps)
         for line in report:
             log.message(line)
         began = time.perf_counter()
-        _take_steps(workload, train_step, state, batches, checkpoints, log, range(start + 1, steps + 1))
+        compiled = devices.train_step(train_step)
+        _take_steps(workload, compiled, state, batches, checkpoints, log, range(start + 1, steps + 1))
         checkpoints.wait()
         log.table(_closing_rows(workdir, checkpoints, steps, time.perf_counter() - began))
     finally:
@@ -89,10 +87,18 @@ def train(config: ConfigDict, workdir: Path) -> None:
         batches.close()
 
 
+def _first_state(config, workdir, devices, create):
+    """Returns the state before the first step, and lines on where it is from."""
+    if has_checkpoint(workdir) or not (config.init_from or config.get("encoder_from")):
+        return devices.create(create), [f"new run, seed {config.seed}"]
+    state, changes = transfer.initialise(create(), config)
+    report = [f"initialised from {config.init_from}"] if config.init_from else []
+    return devices.place(state), [f"new run, seed {config.seed}", *report, *changes]
+
+
 def _take_steps(workload, train_step, state, batches, checkpoints, log, steps):
     config = workload.config
     every = config.eval_every or workload.steps_per_epoch
-    train_step = parallel.data_parallel(train_step, donate=True)
     window = _Window(log, workload.unit)
     for step in steps:
         state, metrics = train_step(state, next(batches))

@@ -17,8 +17,9 @@ def make_train_step(
     """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
 
     With an axis name, `batch` is this device's share: sums of gradients, losses and weights are added over the axis
-    before dividing, so the result is that of the whole batch on one device. `accumulate` cuts the share into so many
-    equal parts, whose sums are added likewise, one after another. Metrics are name -> (sum, weight).
+    before dividing, so the result is that of the whole batch on one device. `accumulate` takes the rows in so many
+    equal parts, every so many-th row in each, one after another, and adds their sums likewise: the parts are the same
+    rows however many devices share them. Metrics are name -> (sum, weight).
     """
     sums = _accumulated(_sums(task), accumulate)
 
@@ -65,7 +66,7 @@ def _accumulated(sums, parts):
         return sums
 
     def over_parts(params, model_state, batch, rng):
-        batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+        batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         first = jax.tree.map(lambda x: x[0], batch)
         shapes, _ = jax.eval_shape(sums, params, model_state, first, rng)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

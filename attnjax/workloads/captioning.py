@@ -176,7 +176,7 @@ class CaptioningWorkload:
 
     @functools.cached_property
     def _eval_step(self):
-        return parallel.data_parallel(make_eval_step(self.task))
+        return parallel.of(self.config).evaluate(make_eval_step(self.task))
 
     # Describing
 
@@ -207,5 +207,4 @@ class CaptioningWorkload:
 
     @functools.cached_property
     def _searcher(self):
-        config = self.config
-        return Searcher(self.task, self.vocabulary.target, config.decoding, config.data.eval_tokens, self.limit)
+        return Searcher(self.config, self.task, self.vocabulary.target, self.limit)

@@ -37,8 +37,9 @@ class ClassificationWorkload:
     @classmethod
     def for_training(cls, config: ConfigDict, workdir: Path) -> "ClassificationWorkload":
         del workdir
-        parallel.check_batch_size("batch_size", config.batch_size, config.accumulate)
-        parallel.check_batch_size("eval_batch_size", config.eval_batch_size)
+        devices = parallel.of(config)
+        parallel.check_batch_size(devices, "batch_size", config.batch_size, config.accumulate)
+        parallel.check_batch_size(devices, "eval_batch_size", config.eval_batch_size)
         sources = {"train": data.open_split(config, config.data.train)}
         if config.data.validation:
             sources["validation"] = data.open_split(config, config.data.validation)
@@ -89,7 +90,7 @@ class ClassificationWorkload:
 
     def test(self, split: str, variables) -> Report:
         """Measures on a split of the config's source; UserError if its classes are not the model's."""
-        parallel.check_batch_size("eval_batch_size", self.config.eval_batch_size)
+        parallel.check_batch_size(parallel.of(self.config), "eval_batch_size", self.config.eval_batch_size)
         source = data.open_split(self.config, split)
         if source.classes != self.classes:
             ours, theirs = _some(self.classes), _some(source.classes)
@@ -101,7 +102,7 @@ class ClassificationWorkload:
 
     @functools.cached_property
     def _eval_step(self):
-        return parallel.data_parallel(make_eval_step(self.task))
+        return parallel.of(self.config).evaluate(make_eval_step(self.task))
 
 
 def _some(classes):

@@ -24,9 +24,9 @@ def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> text
     return text.train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
 
 
-def row_multiple(parts: int = 1) -> int:
+def row_multiple(config: ConfigDict, parts: int = 1) -> int:
     """Returns what the rows of a batch, which is taken in so many parts, are a multiple of."""
-    return math.lcm(8, parallel.rows_multiple(parts))
+    return math.lcm(8, parallel.rows_multiple(parallel.of(config), parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class TrainingPairs:
 
     @functools.cached_property
     def _batching(self):
-        return text_pipeline.Batching(**self.config.data.batching, row_multiple=row_multiple(self.config.accumulate))
+        rows = row_multiple(self.config, self.config.accumulate)
+        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
 
     @functools.cached_property
     def _corpus(self):
@@ -81,7 +82,7 @@ def eval_batches(config: ConfigDict, vocabulary: text.Vocabulary, pairs: PairSou
     return text_pipeline.eval_batches(
         text_pipeline.encode_pairs(pairs, vocabulary),
         max_tokens=config.data.eval_tokens,
-        row_multiple=row_multiple(),
+        row_multiple=row_multiple(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -31,27 +31,26 @@ class Candidate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """Finds outputs as `decoding`, a config's, says. `vocabulary` is the target's, `limit` the model's, eos counted."""
+    """Finds outputs as `config.decoding` says. `vocabulary` is the target's, `limit` the model's, eos counted."""
 
+    config: ConfigDict
     task: Translation
     vocabulary: SentencePieceProcessor
-    decoding: ConfigDict
-    max_tokens: int
     limit: int
 
     def check(self) -> None:
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
         self.options(self.limit)
         for name, value, least in (
-            ("data.eval_tokens", self.max_tokens, 1),
-            ("decoding.extra_length", self.decoding.extra_length, 0 if "source" in self.task.reads else 1),
+            ("data.eval_tokens", self.config.data.eval_tokens, 1),
+            ("decoding.extra_length", self.config.decoding.extra_length, 0 if "source" in self.task.reads else 1),
         ):
             if value < least:
                 raise UserError(f"{name}={value}: it should be {least} or more")
 
     def options(self, max_length: int, **decoding) -> Options:
         """Returns the options of a search: those of the config, but for those given."""
-        chosen = {**self.decoding, **decoding}
+        chosen = {**self.config.decoding, **decoding}
         del chosen["extra_length"]
         return Options(max_length, **chosen | {"min_length": min(chosen["min_length"], max_length)})
 
@@ -66,10 +65,13 @@ class Searcher:
 
         `image(indices)` returns the images (B, H, W, C) of sources, anything for -1.
         """
-        extra = {**self.decoding, **decoding}["extra_length"]
+        extra = {**self.config.decoding, **decoding}["extra_length"]
         found = [None] * len(sources)
         for batch in text_pipeline.source_batches(
-            sources, max_tokens=self.max_tokens, max_length=self.limit, row_multiple=row_multiple()
+            sources,
+            max_tokens=self.config.data.eval_tokens,
+            max_length=self.limit,
+            row_multiple=row_multiple(self.config),
         ):
             index = batch.pop("index")
             lengths = (batch["source"] != text.PAD).sum(1)
@@ -93,7 +95,7 @@ class Searcher:
             def generate(variables, batch):
                 return self.task.generate(*variables, batch, options, batch["max_lengths"])
 
-            self._generators[options] = parallel.per_example(generate)
+            self._generators[options] = parallel.of(self.config).per_example(generate)
         return self._generators[options]
 
     def _candidates(self, hypotheses):

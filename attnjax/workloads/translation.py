@@ -131,7 +131,7 @@ class TranslationWorkload:
 
     @functools.cached_property
     def _eval_step(self):
-        return parallel.data_parallel(make_eval_step(self.task))
+        return parallel.of(self.config).evaluate(make_eval_step(self.task))
 
     def open_split(self, split: str) -> PairSource:
         """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
@@ -177,8 +177,7 @@ class TranslationWorkload:
 
     @functools.cached_property
     def _searcher(self):
-        config = self.config
-        return Searcher(self.task, self.vocabulary.target, config.decoding, config.data.eval_tokens, self.limit)
+        return Searcher(self.config, self.task, self.vocabulary.target, self.limit)
 
 
 def _open(config, split):

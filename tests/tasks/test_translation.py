@@ -179,7 +179,7 @@ def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference, 
     options.name, options.momentum, rate = "sgd", 0.0, 0.5
     optimizer = make_optimizer(options, lambda step: rate)
     start = state.TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None, jax.random.PRNGKey(0))
-    step = parallel.data_parallel(make_train_step(task, optimizer, lambda step: rate, 0.0, accumulate))
+    step = parallel.Pmap().train_step(make_train_step(task, optimizer, lambda step: rate, 0.0, accumulate))
     after, sums = step(start, wide)
     assert jax.device_count() == 8 and sums["loss"][1] == tokens
     expected = jax.tree.map(lambda w, g: w - rate * g / tokens, params, gradients)
@@ -205,7 +205,7 @@ def test_greedy_on_eight_devices_is_one_beam_on_one_device(name, monkeypatch):
     def generate(variables, batch):
         return task.generate(*variables, {"source": batch[0]}, options, batch[1])
 
-    greedy = jax.device_get(parallel.per_example(generate)(variables, (source, lengths)))
+    greedy = jax.device_get(parallel.Pmap().per_example(generate)(variables, (source, lengths)))
     monkeypatch.setattr(decoding, "greedy", decoding.beam_search)
     beam = jax.device_get(jax.jit(generate)(variables, (source, lengths)))
     np.testing.assert_array_equal(greedy.tokens, beam.tokens)

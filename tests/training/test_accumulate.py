@@ -76,7 +76,7 @@ def test_batch_statistics_go_through_the_parts_one_after_another():
     gradient = jax.jit(jax.grad(task.loss, has_aux=True))
     total, weight, model_state = jax.tree.map(np.zeros_like, start.params), 0, start.model_state
     for i in range(4):
-        part = {name: x[8 * i : 8 * i + 8] for name, x in batch.items()}
+        part = {name: x[i::4] for name, x in batch.items()}
         gradients, (tokens, _, model_state) = gradient(start.params, model_state, part, jax.random.key(0))
         total, weight = jax.tree.map(np.add, total, gradients), weight + tokens
     assert metrics["loss"][1] == weight == 27
@@ -111,11 +111,12 @@ def test_each_part_of_each_step_draws_its_own_numbers():
 
 
 def test_a_batch_must_divide_over_devices_and_parts():
-    assert parallel.rows_multiple() == 8 and parallel.rows_multiple(3) == 24
-    parallel.check_batch_size("batch_size", 48, 3)
+    devices = parallel.Pmap()
+    assert parallel.rows_multiple(devices) == 8 and parallel.rows_multiple(devices, 3) == 24
+    parallel.check_batch_size(devices, "batch_size", 48, 3)
     with pytest.raises(
         UserError, match="batch_size=32 does not divide over 8 devices in 3 parts; use a multiple of 24"
     ):
-        parallel.check_batch_size("batch_size", 32, 3)
+        parallel.check_batch_size(devices, "batch_size", 32, 3)
     with pytest.raises(UserError, match="accumulate=0: it should be 1 or more"):
-        parallel.rows_multiple(0)
+        parallel.rows_multiple(devices, 0)

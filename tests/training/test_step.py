@@ -48,8 +48,8 @@ def setup(name, ema_decay=0.0, label_smoothing=0.0):
 def test_pmap_over_eight_devices_equals_one_device(name):
     task, start, train_step = setup(name)
     assert jax.device_count() == 8
-    one, many = start, start
-    one_step, many_step = jax.jit(train_step), parallel.data_parallel(train_step)
+    one, many = start, jax.tree.map(jnp.copy, start)
+    one_step, many_step = jax.jit(train_step), parallel.Pmap().train_step(train_step)
     for seed in range(3):
         batch = random_batch(seed, mask=name != "resnet")
         one, one_metrics = one_step(one, batch)
@@ -65,15 +65,15 @@ def test_pmap_over_eight_devices_equals_one_device(name):
     variables, batch = (one.params, one.model_state), random_batch(9)
     eval_step = make_eval_step(task)
     a = metrics.means(jax.jit(eval_step)(variables, batch))
-    assert a == pytest.approx(metrics.means(parallel.data_parallel(eval_step)(variables, batch)), rel=1e-4)
+    assert a == pytest.approx(metrics.means(parallel.Pmap().evaluate(eval_step)(variables, batch)), rel=1e-4)
 
 
 def test_batch_statistics_are_those_of_the_whole_batch():
     _, start, train_step = setup("resnet")
     batch = random_batch(0, mask=False)
     batch["image"][:2] += 5  # one device sees other images than the rest
-    after, _ = parallel.data_parallel(train_step)(start, batch)
-    kernel = start.params["stem"]["kernel"]
+    kernel = np.asarray(start.params["stem"]["kernel"])
+    after, _ = parallel.Pmap().train_step(train_step)(start, batch)
     maps = jax.lax.conv_general_dilated(
         batch["image"], kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
