@@ -1,21 +1,25 @@
 """Trains the model of a config; started again in the same folder, goes on where it stopped.
 
 python experiments/train.py --config configs/digits_vit.py --workdir runs/digits [--config.seed=1 ...]
+python experiments/train.py ... --dry_run    # compiles the step and says what it needs
 """
 
 import argparse
 from pathlib import Path
 
-from attnjax import cli, config
+from attnjax import cli, config, distributed
 from attnjax.errors import UserError
-from attnjax.training import loop
+from attnjax.training import dry_run, loop
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
+    parser.add_argument("--dry_run", action="store_true", help="compile the step and say what it needs; train nothing")
+    distributed.add_arguments(parser)
     args = cli.parse_args(parser)
+    distributed.start(args)
     if args.config:
         chosen = config.load(args.config)
     elif (args.workdir / "config.json").exists():
@@ -23,7 +27,7 @@ def main() -> None:
     else:
         raise UserError(f"--config is needed: '{args.workdir}' holds no run to go on with")
     config.override(chosen, args.overrides)
-    loop.train(chosen, args.workdir)
+    (dry_run.report if args.dry_run else loop.train)(chosen, args.workdir)
 
 
 if __name__ == "__main__":

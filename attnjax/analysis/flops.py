@@ -1,6 +1,7 @@
 """Multiply-adds, read from the traced computation of any image model; papers call them FLOPs."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -38,7 +39,12 @@ def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C). No arrays are made."""
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return _total(jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image).jaxpr)
+    return step_multiply_adds(lambda v, x: model.apply(v, x, train=False), variables, image)
+
+
+def step_multiply_adds(step: Callable, *inputs) -> int:
+    """Returns the multiply-adds of matrix products and convolutions of `step(*inputs)`; shapes will do for inputs."""
+    return _total(jax.make_jaxpr(step)(*inputs).jaxpr)
 
 
 def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:

@@ -5,6 +5,7 @@ A step is the same pure function either way, and a batch the same rows: each pro
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -72,6 +73,10 @@ class Pmap:
         count = jax.local_device_count()
         split = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, len(x) // count, *x.shape[1:]), x.dtype), batch)
         return self._mapped(step, (0,)).lower(state, split)
+
+    def state_bytes(self, state: PyTree) -> int:
+        """Returns the bytes that a state, of arrays or shapes, takes on each device."""
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
     def _mapped(self, step, donated):
         named = partial(step, axis_name=AXIS)
@@ -150,10 +155,20 @@ class Mesh:
         whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) * count, *x.shape[1:]), x.dtype), batch)
         return self._compiled(step, state).lower(state, whole)
 
+    def state_bytes(self, state: PyTree) -> int:
+        places = zip(*map(jax.tree.leaves, (state, self.shardings(state))), strict=True)
+        return sum(math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize for x, place in places)
+
     def _compiled(self, step, state):
         places, rows = self.shardings(state), NamedSharding(self.mesh, sharding.BATCH)
         outputs = (places, NamedSharding(self.mesh, P()))
-        return jax.jit(step, in_shardings=(places, rows), out_shardings=outputs, donate_argnums=0)
+        gathering = partial(step, gather=self._gather)
+        return jax.jit(gathering, in_shardings=(places, rows), out_shardings=outputs, donate_argnums=0)
+
+    def _gather(self, params):
+        # Else the compiler may cut activations as it finds the kernels cut, and copy them whole to change that.
+        places = sharding.shardings(params, self.model, self.mesh, gathered=True)
+        return jax.lax.with_sharding_constraint(params, places)
 
     def _share(self, batch):
         """Returns the whole batch, of which this process has its share of the rows."""

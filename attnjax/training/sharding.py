@@ -23,7 +23,7 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 ATTENTION: Rules = (
     (r"(query|key|value)/kernel", ("fsdp", "tensor", None)),  # width, heads, features of a head
     (r"(query|key|value)/bias", ("tensor", None)),
-    (r"attention\d*/out/kernel", ("tensor", None, "fsdp")),
+    (r"\w*attention\d*/out/kernel", ("tensor", None, "fsdp")),
     (r"mlp/fc1/kernel", ("fsdp", "tensor")),
     (r"mlp/fc1/bias", ("tensor",)),
     (r"mlp/fc2/kernel", ("tensor", "fsdp")),
@@ -67,12 +67,16 @@ def spec(path: str, shape: tuple[int, ...], rules: Rules, sizes: dict[str, int])
     return P()
 
 
-def shardings(tree: Any, model: str, mesh: Mesh) -> Any:
-    """Returns a NamedSharding for each leaf (array or shape) of a state, or part of one, of a model of this name."""
+def shardings(tree: Any, model: str, mesh: Mesh, *, gathered: bool = False) -> Any:
+    """Returns a NamedSharding for each leaf (array or shape) of a state, or part of one, of a model of this name.
+
+    `gathered`: as a step computes with them, whole over "fsdp".
+    """
     sizes = dict(mesh.shape)
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, spec(name, leaf.shape, RULES[model], sizes))
+        axes = spec(name, leaf.shape, RULES[model], sizes)
+        return NamedSharding(mesh, P(*(None if gathered and axis == "fsdp" else axis for axis in axes)))
 
     return jax.tree_util.tree_map_with_path(place, tree)

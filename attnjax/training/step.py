@@ -14,16 +14,17 @@ AXIS = "data"
 def make_train_step(
     task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, ema_decay: float, accumulate: int = 1
 ):
-    """Returns train_step(state, batch, axis_name=None) -> (state, metrics).
+    """Returns train_step(state, batch, axis_name=None, gather=None) -> (state, metrics).
 
     With an axis name, `batch` is this device's share: sums of gradients, losses and weights are added over the axis
     before dividing, so the result is that of the whole batch on one device. `accumulate` takes the rows in so many
     equal parts, every so many-th row in each, one after another, and adds their sums likewise: the parts are the same
-    rows however many devices share them. Metrics are name -> (sum, weight).
+    rows however many devices share them. `gather` brings parameters, which lie cut over the devices, to where the loss
+    is computed with them. Metrics are name -> (sum, weight).
     """
-    sums = _accumulated(_sums(task), accumulate)
 
-    def train_step(state: TrainState, batch: dict, axis_name: str | None = None):
+    def train_step(state: TrainState, batch: dict, axis_name: str | None = None, gather: Callable | None = None):
+        sums = _accumulated(_sums(task, gather), accumulate)
         rng = jax.random.fold_in(state.rng, state.step)
         if axis_name:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
@@ -50,11 +51,14 @@ def make_train_step(
     return train_step
 
 
-def _sums(task):
+def _sums(task, gather):
     """Returns sums(params, model_state, batch, rng) -> ((gradients, weight, metrics), model_state)."""
 
+    def loss(params, *inputs):
+        return task.loss(gather(params) if gather else params, *inputs)
+
     def sums(params, model_state, batch, rng):
-        gradients, (weight, metrics, model_state) = jax.grad(task.loss, has_aux=True)(params, model_state, batch, rng)
+        gradients, (weight, metrics, model_state) = jax.grad(loss, has_aux=True)(params, model_state, batch, rng)
         return (gradients, weight, metrics), model_state
 
     return sums

@@ -4,6 +4,7 @@ A workload is a frozen dataclass with
 
     config               the experiment's
     task                 pure functions of a batch: init, loss, evaluate, ...
+    shown                names of what the model reads of a batch
     unit                 what the weight of its loss counts: "images", "tokens"
     best_metrics         names of the validation's metrics that may choose the best checkpoint
     example              name -> ShapeDtypeStruct, a batch to initialise the model with
@@ -15,6 +16,7 @@ too, and has then also
 
     steps_per_epoch, header   the header is lines on the data
     batches()                 the endless iterator of training batches, which can be checkpointed
+    batch_shapes(batch)       the shapes of each kind of training batch, of which `batch` is one
     validate(variables)       metrics on the validation split, {} where there is none
 
 A new kind of task is one module here and one row below.

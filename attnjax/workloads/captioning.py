@@ -120,6 +120,13 @@ class CaptioningWorkload:
         attach = data.training_images(self.config, source.images, source.pairs()[1]) if "image" in self.reads else None
         return self._training.batches(attach=attach, prefetch=PREFETCH)
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        return (*self.reads, "target")
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return self._training.shapes(batch)
+
     # Measuring
 
     def validate(self, variables) -> dict[str, float]:

@@ -32,6 +32,7 @@ class ClassificationWorkload:
     sources: dict[str, ImageSource] = dataclasses.field(default_factory=dict)
 
     unit = "images"
+    shown = ("image",)
     best_metrics = ("accuracy", "loss")
 
     @classmethod
@@ -83,6 +84,9 @@ class ClassificationWorkload:
 
     def batches(self):
         return data.train_iterator(self.config, self.sources["train"])
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)]
 
     def validate(self, variables) -> dict[str, float]:
         source = self.sources.get("validation")

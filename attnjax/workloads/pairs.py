@@ -76,6 +76,16 @@ class TrainingPairs:
             **options,
         )
 
+    def shapes(self, batch: text_pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        """Returns the shapes of each kind of batch, of this process's rows, with the arrays that `batch` has."""
+
+        def shape(name, x, rows, source, target):
+            widths = {"source": source, "target": target}
+            width = (widths[name.partition("_")[0]],) if name.startswith(("source", "target")) else x.shape[1:]
+            return jax.ShapeDtypeStruct((rows // jax.process_count(), *width), x.dtype)
+
+        return [{name: shape(name, x, *sizes) for name, x in batch.items()} for sizes in self.layout.shapes]
+
 
 def eval_batches(config: ConfigDict, vocabulary: text.Vocabulary, pairs: PairSource) -> Iterable[text_pipeline.Batch]:
     """Returns this process's batches of every pair once; see `text_pipeline.eval_batches`."""

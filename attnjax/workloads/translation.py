@@ -32,6 +32,7 @@ class TranslationWorkload:
     sources: dict[str, PairSource] = dataclasses.field(default_factory=dict)
 
     unit = "tokens"
+    shown = ("source", "target")
     best_metrics = ("bleu", "exact_match", "accuracy", "loss")
 
     @classmethod
@@ -90,6 +91,9 @@ class TranslationWorkload:
 
     def batches(self):
         return self._training.batches()
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return self._training.shapes(batch)
 
     # Measuring
 

@@ -1,0 +1,298 @@
+"""The same numbers on one device, by pmap over eight, on a mesh, and in two processes, for every family of models.
+
+The cheap half; `make survive` runs the whole table. Run as a program, this is one of two processes.
+"""
+
+import dataclasses
+import itertools
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.errors import UserError
+from attnjax.tasks.classification import Classification
+from attnjax.tasks.translation import Translation
+from attnjax.training import parallel, sharding
+from attnjax.training import state as state_lib
+from attnjax.training.optimizer import make_optimizer
+from attnjax.training.step import make_train_step
+
+ROWS = 32
+VIT = models.fields("vit", patch_size=4, width=16, depth=3, num_heads=2, mlp_dim=32)
+TEXT = dict(width=16, num_heads=2, mlp_dim=32, max_length=12, dropout=0.0, norm="pre")
+MODELS = {
+    "mlp": models.fields("mlp", widths=(16, 8)),
+    "resnet": models.fields("resnet", blocks=(1, 1), features=(8, 16)),
+    "vit": VIT,
+    "swin": models.fields("swin", patch_size=2, width=8, depths=(2, 4), num_heads=(2, 4), window=2, kernel_std=0.0),
+    "rnn": models.fields("rnn", width=16, embedding=8, dropout=0.0),
+    "transformer": models.fields("transformer", **TEXT, encoder_depth=2, decoder_depth=2),
+    "captioner": models.fields(
+        "captioner", encoder=VIT, text=models.fields("transformer", **TEXT, encoder_depth=1, decoder_depth=2)
+    ),
+}
+LAYERED = ("vit", "swin", "transformer", "captioner")  # have `scan`
+REMAT = (*LAYERED, "resnet")
+
+
+def build(name, **fields):
+    """Returns a task, and the shapes that its model is initialised with."""
+    model = models.fields(**MODELS[name])
+    parts = [model["encoder"], model["text"]] if name == "captioner" else [model]
+    for part in parts:
+        part.update(fields)
+    image, words = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32), jax.ShapeDtypeStruct((1, 4), np.int32)
+    if name == "captioner":
+        built = models.build_captioner(model, freeze_encoder=False, source_vocabulary=20, target_vocabulary=20)
+        return Translation(built, reads=("image",)), {"image": image, "target": words}
+    if name in ("rnn", "transformer"):
+        built = models.build(model, source_vocabulary=20, target_vocabulary=20)
+        return Translation(built), {"source": words, "target": words}
+    return Classification(models.build(model, num_classes=5)), {"image": image}
+
+
+def make_batch(seed):
+    """Returns a batch for all tasks; its rows have other lengths, the last ones are empty."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 9, ROWS) * (np.arange(ROWS) < 29)
+    tokens = rng.integers(3, 20, (2, ROWS, 8)) * (np.arange(8) < lengths[:, None])
+    return {
+        "image": rng.normal(size=(ROWS, 8, 8, 3)).astype(np.float32),
+        "label": rng.integers(5, size=ROWS).astype(np.int32),
+        "mask": np.arange(ROWS) < 29,
+        "source": tokens[0].astype(np.int32),
+        "target": tokens[1].astype(np.int32),
+    }
+
+
+class OneDevice(parallel.Pmap):
+    def train_step(self, step):
+        return jax.jit(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How steps are taken; of the numbers only "dtype" may change any."""
+
+    accumulate: int = 1
+    fields: tuple[tuple[str, object], ...] = ()  # of the model
+
+
+def after_steps(name, devices, case, steps=(1, 10), share=slice(None)):
+    """Returns the parameters, as flat dicts of arrays, after each of `steps` steps."""
+    task, example = build(name, **dict(case.fields))
+    options = config_lib.classification().optimizer
+    options.name, rate = "sgd", 0.05
+    optimizer = make_optimizer(options, lambda step: rate)
+    state = devices.create(lambda: state_lib.create(task, optimizer, example, 0, ema=False))
+    step = devices.train_step(make_train_step(task, optimizer, lambda step: rate, 0.0, case.accumulate))
+    found = []
+    for number in range(1, max(steps) + 1):
+        state, _ = step(state, {key: x[share] for key, x in make_batch(number).items()})
+        if number in steps:
+            leaves, _ = jax.tree_util.tree_flatten_with_path((state.params, state.model_state))
+            found.append({jax.tree_util.keystr(path): whole(leaf) for path, leaf in leaves})
+    return found
+
+
+def whole(x):
+    """Returns all of an array, wherever it lies."""
+    if not x.is_fully_addressable:
+        x = jax.jit(
+            lambda x: x, out_shardings=jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
+        )(x)
+    return np.asarray(x)
+
+
+LAYOUTS = {"pmap 8": lambda name: parallel.Pmap(), "mesh 2x2x2": lambda name: parallel.Mesh(name, 2, 2, 2)}
+
+
+def assert_same(one, other, tolerance=1e-5):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name, x in a.items():
+            scale = max(np.abs(x).max(), 1e-2)  # what starts at zero has hardly moved
+            assert np.abs(x - b[name]).max() <= tolerance * scale, (name, np.abs(x - b[name]).max(), scale)
+
+
+_references = {}
+
+
+def reference(name, dtype="float32"):
+    """Returns the parameters after 0 steps, and after 1 and 10, on one device with nothing on."""
+    key = name, dtype
+    if key not in _references:
+        fields = () if dtype == "float32" else (("dtype", dtype),)
+        _references[key] = after_steps(name, OneDevice(), Case(fields=fields))
+    return _references[key]
+
+
+def cases(name):
+    """Returns the whole table for a model, by name."""
+    fields = [()]
+    if name in REMAT:
+        fields += [(("remat", "full"),), (("remat", "dots"),)]
+    if name in LAYERED:
+        fields += [(("scan", True),), (("scan", True), ("remat", "full"))]
+    return [Case(*case) for case in itertools.product((1, 2), fields)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mesh_gives_the_numbers_of_one_device(name):
+    one = reference(name)
+    assert_same(one, after_steps(name, LAYOUTS["mesh 2x2x2"](name), Case()))
+    first, last = one
+    moved = [np.abs(first[key] - last[key]).max() > 1e-4 for key in first]
+    assert np.mean(moved) > 0.7
+
+
+@pytest.mark.parametrize("name", ["transformer", "resnet"])
+def test_parts_and_recomputing_change_nothing_on_any_layout(name):
+    case = Case(2, (("remat", "full"), *((("scan", True),) if name in LAYERED else ())))
+    # Batch statistics are those of a part, so that parts are another computation, but the same everywhere.
+    one = after_steps(name, OneDevice(), Case(2)) if name == "resnet" else reference(name)
+    for layout in LAYOUTS.values():
+        assert_same(one, after_steps(name, layout(name), case))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kernel_and_table_has_a_rule(name):
+    """And each is cut into as many shares as "fsdp" has, where its sizes allow."""
+    task, example = build(name)
+    params, _ = jax.eval_shape(task.init, jax.random.key(0), example)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        text = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not text.endswith(("kernel", "embedding")) or leaf.shape[-1] == 1:
+            continue
+        axes = sharding.spec(text, leaf.shape, sharding.RULES[name], dict.fromkeys(sharding.AXES, 1))
+        assert any(axes), f"{text} {leaf.shape} has no rule"
+
+
+def test_fsdp_leaves_each_device_its_share_of_the_state():
+    """By the compiler's own account: the step's arguments and results, each a state and little else."""
+    task, example = build("transformer")
+    optimizer = make_optimizer(config_lib.classification().optimizer, lambda step: 1e-3)
+    state = jax.eval_shape(lambda: state_lib.create(task, optimizer, example, 0, ema=True))
+    step = make_train_step(task, optimizer, lambda step: 1e-3, 0.9)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make_batch(0))
+    batch = {name: batch[name] for name in ("source", "target")}
+    sizes = {}
+    for data, fsdp in ((8, 1), (4, 2), (2, 4), (1, 8)):
+        devices = parallel.Mesh("transformer", data, fsdp, 1)
+        plan = devices.lower(step, state, batch).compile().memory_analysis()
+        sizes[fsdp] = devices.state_bytes(state)
+        batch_bytes = 4 * (8 + 8) * ROWS // 8
+        assert 0 <= plan.argument_size_in_bytes - sizes[fsdp] - batch_bytes < 200
+    small = sum(x.size for x in jax.tree.leaves(state.params) if x.ndim < 2 or x.size < 200)
+    for fsdp, size in sizes.items():
+        assert size <= sizes[1] / fsdp + 4 * 4 * small  # four trees: parameters, average, two moments
+
+
+BAD = {
+    "kind": ({"kind": "pmpa"}, "unknown parallel.kind 'pmpa', did you mean 'pmap'"),
+    "pmap": ({"fsdp": 2}, "parallel.fsdp=2 needs parallel.kind=jit"),
+    "devices": ({"kind": "jit", "fsdp": 3}, "a mesh of data 2 x fsdp 3 x tensor 1, but there are 8 devices"),
+    "size": ({"kind": "jit", "tensor": 0}, "parallel.tensor=0: it should be 1 or more"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused(case):
+    changes, message = BAD[case]
+    config = config_lib.classification()
+    config.parallel.update(changes)
+    with pytest.raises(UserError, match=message):
+        parallel.make(config.parallel, "vit")
+
+
+# Two processes of four devices each
+
+
+def two_processes(arguments, out):
+    """Runs this file in two processes; returns what process 0 found: a list of flat dicts by "MODEL LAYOUT CASE"."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"}
+    command = [sys.executable, __file__, address, str(out), *arguments]
+    started = [
+        subprocess.Popen([*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=1200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    return np.load(out, allow_pickle=False)
+
+
+def main(address, out, *rest):
+    *names, process = rest
+    process = int(process)
+    jax.distributed.initialize(address, 2, process)
+    assert jax.device_count() == 8 and jax.local_device_count() == 4
+    found = {}
+    for name in names:
+        for layout, make in LAYOUTS.items():
+            for accumulate in (1, 2):
+                share = slice(process * ROWS // 2, (process + 1) * ROWS // 2)
+                one, ten = after_steps(name, make(name), Case(accumulate), share=share)
+                for steps, arrays in ((1, one), (10, ten)):
+                    found |= {f"{layout}|{name}|{accumulate}|{steps}|{path}": x for path, x in arrays.items()}
+    if process == 0:
+        np.savez(out, **found)
+
+
+def test_two_processes_give_the_numbers_of_one_device(tmp_path):
+    check_two_processes(["vit"], tmp_path)
+
+
+def check_two_processes(names, tmp_path):
+    found = two_processes(names, tmp_path / "found.npz")
+    for name, layout, accumulate in itertools.product(names, LAYOUTS, (1, 2)):
+        one = after_steps(name, OneDevice(), Case(2)) if name == "resnet" and accumulate == 2 else reference(name)
+        prefix = f"{layout}|{name}|{accumulate}|"
+        both = [
+            {
+                key.removeprefix(f"{prefix}{steps}|"): found[key]
+                for key in found.files
+                if key.startswith(f"{prefix}{steps}|")
+            }
+            for steps in (1, 10)
+        ]
+        assert_same(one, both)
+
+
+# The whole table
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_combination(name, layout):
+    for case in cases(name):
+        same = name == "resnet" and case.accumulate > 1
+        one = after_steps(name, OneDevice(), Case(case.accumulate)) if same else reference(name)
+        assert_same(one, after_steps(name, LAYOUTS[layout](name), case))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_within_its_own_tolerance(name):
+    one = reference(name, "bfloat16")
+    for layout in LAYOUTS.values():
+        assert_same(one, after_steps(name, layout(name), Case(fields=(("dtype", "bfloat16"),))), tolerance=2e-2)
+
+
+@pytest.mark.thorough
+def test_two_processes_of_every_model(tmp_path):
+    check_two_processes(list(MODELS), tmp_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
