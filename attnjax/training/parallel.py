@@ -44,7 +44,7 @@ class Pmap:
         return state
 
     def train_step(self, step: Callable) -> Callable:
-        """Returns `step(state, batch)` compiled; the state's memory is used again for the new one's."""
+        """Returns `step(state, batch)` compiled; the state's memory, if it can be, is used again for the new one's."""
         return self._over_batch(step, donated=(0,))
 
     def evaluate(self, step: Callable) -> Callable:
@@ -80,6 +80,8 @@ class Pmap:
 
     def _mapped(self, step, donated):
         named = partial(step, axis_name=AXIS)
+        # Of several processes' arrays, which it puts together and takes apart, pmap loses those given away.
+        donated = donated if jax.process_count() == 1 else ()
         return jax.pmap(named, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=donated)
 
     def _over_batch(self, step, donated=()):
