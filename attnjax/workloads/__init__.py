@@ -16,6 +16,7 @@ too, and has then also
     steps_per_epoch, header   the header is lines on the data
     batches()                 the endless iterator of training batches, which can be checkpointed
     validate(variables)       metrics on the validation split, {} where there is none
+    fingerprint()             field -> value of what decides which batches are read: a resumed run must find the same
 
 A new kind of task is one module here and one row below.
 """
