@@ -6,7 +6,7 @@ VENV := .venv
 PARITY := .venv-parity
 NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
 
-.PHONY: demo test lint parity
+.PHONY: demo test lint parity survive
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
@@ -23,6 +23,9 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+survive: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -m thorough
 
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity

@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,10 +51,11 @@ def keep_freed_memory() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an entry point; a UserError becomes one line on stderr and exit code 2."""
+    """Runs an entry point; a UserError becomes one line on stderr and its exit code, mostly 2; Ctrl-C becomes 130."""
     keep_freed_memory()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it writes
+    # Orbax reports every file it writes, and the traceback of what it raises besides.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -61,4 +63,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

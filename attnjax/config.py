@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from attnjax import models
 from attnjax.errors import UserError, nearest
+from attnjax.files import write_atomically
 
 # Changing these between the stops of one run cannot change its weights.
 CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
@@ -263,7 +264,7 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    path.write_text(json.dumps(resolve(config).to_dict(), indent=2) + "\n")
+    write_atomically(path, json.dumps(resolve(config).to_dict(), indent=2) + "\n")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -1,11 +1,23 @@
-"""The one exception for mistakes a user can fix: shown as a single line, exit code 2."""
+"""The exceptions that the user is to see: shown as a single line, with an exit code."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Says in one line what is wrong and what would be right."""
+    """Says in one line what is wrong and what would be right. `exit_code` is the program's."""
+
+    exit_code = 2
+
+
+class WriteError(UserError):
+    """A folder that cannot be written to."""
+
+
+class Diverged(UserError):
+    """A training whose loss or gradient is no number any more: nothing was wrong with what the user typed."""
+
+    exit_code = 1
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

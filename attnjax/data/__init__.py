@@ -82,6 +82,20 @@ def read_image(config: ConfigDict, path: Path) -> np.ndarray:
     return normalise(image, data.mean, data.std)
 
 
+def fingerprint(config: ConfigDict, sources: dict) -> dict[str, str]:
+    """Returns field -> value of what decides which batches a training reads of these open splits.
+
+    `processes` is there to be read: any number of them shares the same batches.
+    """
+    found = {"seed": str(config.seed), "processes": str(jax.process_count())}
+    for split, source in sources.items():
+        found[split] = f"{config.data[split]} of {config.data.source}, {len(source):,} examples"
+        found[f"{split} content"] = source.content()
+    if "image_size" in config.data:
+        found["transforms"] = str({**_images(config), **config.data.augment})
+    return found
+
+
 def _images(config):
     return {name: config.data[name] for name in ("image_size", "mean", "std", "resize", "interpolation")}
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attnjax.data.fingerprint import digest
 from attnjax.data.sources import CACHE_BYTES, ImageSource, decoded_images, list_images
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
 from attnjax.data.text_sources import PairSource, lines, open_pairs, read_text
@@ -37,6 +38,11 @@ class CaptionSource:
 
     def __len__(self) -> int:
         return len(self.references)
+
+    def content(self) -> str:
+        """Returns a digest of all sentences, and of the names and sizes of the images."""
+        references = [text for texts in self.references for text in (len(texts), *texts)]
+        return digest([self.images.content(), *(self.sources or ()), *references])
 
     def pairs(self) -> tuple[PairSource, np.ndarray]:
         """Returns a pair to learn from for each reference, and the example (P,) that each belongs to.
@@ -229,7 +235,7 @@ def _without_blanks(found: _Split, skip: bool) -> _Split:
 
 def _open_images(place: Path, files: Sequence[str], channels: int, skip_corrupt: bool) -> ImageSource:
     """Returns an ImageSource of these files, which may be named by path or by a name of its own."""
-    names, read = list_images(place)
+    names, read, sizes = list_images(place)
     there = set(names)
     counts = Counter(PurePosixPath(name).name for name in names)
     by_name = {PurePosixPath(name).name: name for name in names}
@@ -245,6 +251,7 @@ def _open_images(place: Path, files: Sequence[str], channels: int, skip_corrupt:
         len(paths),
         lambda index: (read(paths[index]), 0),
         lambda index: f"{place}/{paths[index]}",
+        lambda: digest([*paths, *sizes(paths)]),
         channels=channels,
         skip_corrupt=skip_corrupt,
         cache_bytes=CACHE_BYTES,

@@ -6,13 +6,15 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from attnjax.data.decode import DAMAGE, decode_image
+from attnjax.data.fingerprint import digest, file_sizes
 from attnjax.data.prepared import open_prepared
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
 from attnjax.errors import UserError
@@ -31,7 +33,8 @@ class ImageSource:
 
     `load(indices)` returns `(images, labels, mask)`: images uint8, either one array `(B, H, W, C)` or a list of
     `(H, W, C)` of any sizes; labels int32 `(B,)`; mask bool `(B,)`, False for a corrupt image that was skipped.
-    `name(index)` says for messages where one image comes from.
+    `name(index)` says for messages where one image comes from. `content()` is a digest of what can be told of the files
+    without decoding them: names, labels and sizes; of IDX files all they hold.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +42,7 @@ class ImageSource:
     length: int
     load: Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
     name: Callable[[int], str]
+    content: Callable[[], str] = str
 
     def __len__(self) -> int:
         return self.length
@@ -108,6 +112,7 @@ def decoded_images(
     length: int,
     fetch: Callable[[int], tuple[bytes, int]],
     name: Callable[[int], str],
+    content: Callable[[], str],
     *,
     channels: int,
     skip_corrupt: bool,
@@ -140,7 +145,7 @@ def decoded_images(
         images, labels, mask = zip(*examples, strict=True) if examples else ((), (), ())
         return list(images), np.array(labels, np.int32), np.array(mask, bool)
 
-    return ImageSource(classes, channels, length, load, name)
+    return ImageSource(classes, channels, length, load, name, content)
 
 
 # TFDS
@@ -159,9 +164,13 @@ def _open_tfds(dataset: str, split: str, *, decode: Callable, data_dir: str, **_
         record = records[index]
         return record[image_key], int(record[label_key])
 
-    return decode(
-        tuple(info.features[label_key].names), len(records), fetch, lambda index: f"{info.full_name} {split}[{index}]"
-    )
+    classes = tuple(info.features[label_key].names)
+
+    def content():
+        files = [Path(path) for path in info.splits[split].filepaths]
+        return digest([info.full_name, *classes, *(file.name for file in files), *file_sizes(files)])
+
+    return decode(classes, len(records), fetch, lambda index: f"{info.full_name} {split}[{index}]", content)
 
 
 def _supervised_keys(info, dataset: str) -> tuple[str, str]:
@@ -180,7 +189,7 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
 
 def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSource:
     path = Path(place).expanduser()
-    names, read = list_images(path)
+    names, read, sizes = list_images(path)
     paths = [PurePosixPath(name) for name in names if not name.endswith("/")]
     files = _image_files([path for path in paths if _visible(path)], place)
     by_class = _class_folders(files, split, place)
@@ -194,31 +203,45 @@ def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSourc
         file, label = examples[index]
         return read(str(file)), label
 
-    return decode(classes, len(examples), fetch, lambda index: f"{place}/{examples[index][0]}")
+    def content():
+        names = [str(file) for file, _ in examples]
+        return digest([*names, *(label for _, label in examples), *sizes(names)])
+
+    return decode(classes, len(examples), fetch, lambda index: f"{place}/{examples[index][0]}", content)
 
 
-def list_images(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Returns the names in a directory or zip, those of folders with a slash at the end, and what reads a file."""
+class Listing(NamedTuple):
+    """The names in a directory or zip, those of folders with a slash at the end, and what reads a file.
+
+    `sizes(names)` tells files from changed ones of the same names; see `fingerprint.file_sizes`.
+    """
+
+    names: list[str]
+    read: Callable[[str], bytes]
+    sizes: Callable[[Sequence[str]], list[int]]
+
+
+def list_images(path: Path) -> Listing:
+    """Lists a directory or zip."""
     return _list_zip(path) if path.is_file() else _list_directory(path)
 
 
-def _list_directory(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Returns the names below `path`, those of folders with a slash at the end, and the function that reads a file."""
+def _list_directory(path: Path) -> Listing:
     if not path.is_dir():
         raise UserError(f"no such image folder: {path}")
     names = []
     for folder, _, files in os.walk(path, followlinks=True):
         prefix = PurePosixPath(Path(folder).relative_to(path).as_posix())
         names += [f"{prefix}/", *(str(prefix / file) for file in files)]
-    return names, lambda name: (path / name).read_bytes()
+    return Listing(names, lambda name: (path / name).read_bytes(), lambda files: file_sizes(path / f for f in files))
 
 
-def _list_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def _list_zip(path: Path) -> Listing:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
         raise UserError(f"{path} is neither a folder nor a zip file") from None
-    return archive.namelist(), archive.read
+    return Listing(archive.namelist(), archive.read, lambda files: [archive.getinfo(file).CRC for file in files])
 
 
 def _visible(path: PurePosixPath) -> bool:
@@ -286,7 +309,10 @@ def _open_idx(place: str, split: str, *, channels: int, **_) -> ImageSource:
     def load(indices):
         return images[indices].repeat(channels, axis=-1), labels[indices], np.ones(len(indices), bool)
 
-    return ImageSource(classes, channels, len(images), load, lambda index: f"{images_file}[{index}]")
+    def content():
+        return digest([images.tobytes(), labels.tobytes()])
+
+    return ImageSource(classes, channels, len(images), load, lambda index: f"{images_file}[{index}]", content)
 
 
 def _idx_file(folder: Path, name: str) -> Path:

@@ -100,11 +100,18 @@ def train_vocabulary(
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `joint.model`, or `source.model` and `target.model`, into `folder`, which has all of them or is not there.
+
+    A folder that is there already is left as it is.
+    """
+    if folder.is_dir():
+        return
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    unfinished.mkdir(parents=True, exist_ok=True)
     names = ("joint",) if vocabulary.joint else ("source", "target")
     for name, model in zip(names, (vocabulary.source, vocabulary.target), strict=False):
-        (folder / f"{name}.model").write_bytes(model.serialized_model_proto())
+        (unfinished / f"{name}.model").write_bytes(model.serialized_model_proto())
+    unfinished.rename(folder)
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from attnjax.data.fingerprint import digest
 from attnjax.data.prepared import open_prepared
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
 from attnjax.errors import UserError, nearest
@@ -33,6 +34,10 @@ class PairSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def content(self) -> str:
+        """Returns a digest of all sentences."""
+        return digest([*self.source, *self.target])
 
 
 def open_pairs(

@@ -1,20 +1,25 @@
 """The training loop: step, log, validate, save."""
 
+import contextlib
 import functools
 import math
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from attnjax import workloads
 from attnjax.analysis import parameters
-from attnjax.errors import UserError
+from attnjax.errors import Diverged, UserError, WriteError
 from attnjax.training import metrics as metrics_lib
 from attnjax.training import parallel, run
 from attnjax.training.checkpoint import Checkpoints, has_checkpoint
+from attnjax.training.locking import locked
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
+from attnjax.training.stopping import watch_signals
 from attnjax.weights import transfer
 
 
@@ -51,13 +56,15 @@ def _words(metrics):
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains to the last step, going on from the folder's latest checkpoint if there is one.
+    """Trains to the last step, going on from the folder's latest sound checkpoint if there is one.
 
     Nothing is written before all that the config asks for is known to be there and to fit; UserError if it is not.
+    SIGTERM and SIGINT end it by SystemExit, with the last step taken saved; resumed, it is the run that it would have
+    been. WriteError where the folder cannot be written to; Diverged where loss or gradient are no numbers any more.
     """
-    if (workdir / "config.json").exists():
-        run.check_same_config(workdir, config)
+    run.check_same_config(workdir, config)
     workload = workloads.for_training(config, workdir)
+    run.check_same_data(workdir, workload)
     steps = _steps(config, workload.steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -66,24 +73,11 @@ def train(config: ConfigDict, workdir: Path) -> None:
     state, report = _first_state(config, workdir, devices, functools.partial(run.create_state, workload, optimizer))
 
     batches = workload.batches()
-    checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints)
-    run.write_description(workdir, workload)
-    if start := checkpoints.latest or 0:
-        state = checkpoints.restore(start, state, batches)
-        report = [f"resumed from step {start:,} of {workdir}"]
-    log = metrics_lib.RunLog(workdir, start, steps)
     try:
-        _header(log, workload, devices, workdir, state.params, steps)
-        for line in report:
-            log.message(line)
-        began = time.perf_counter()
-        compiled = devices.train_step(train_step)
-        _take_steps(workload, compiled, state, batches, checkpoints, log, range(start + 1, steps + 1))
-        checkpoints.wait()
-        log.table(_closing_rows(workdir, checkpoints, steps, time.perf_counter() - began))
+        with locked(workdir):
+            run.check_same_config(workdir, config)  # another training may have begun and ended here meanwhile
+            _train(workload, devices, train_step, state, batches, workdir, steps, report)
     finally:
-        log.close()
-        checkpoints.close()
         batches.close()
 
 
@@ -96,40 +90,120 @@ def _first_state(config, workdir, devices, create):
     return devices.place(state), [f"new run, seed {config.seed}", *report, *changes]
 
 
-def _take_steps(workload, train_step, state, batches, checkpoints, log, steps):
+def _train(workload, devices, train_step, state, batches, workdir, steps, report):
+    config = workload.config
+    with contextlib.ExitStack() as closing:
+        stop = closing.enter_context(watch_signals())  # to the end, as closing may wait for a save
+        checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints)
+        closing.callback(checkpoints.close)
+        try:
+            run.write_description(workdir, workload)
+            window = {}
+            if start := checkpoints.latest or 0:
+                state, window = checkpoints.restore(start, state, batches), checkpoints.window(start)
+                report = [*checkpoints.damage, f"resumed from step {start:,} of {workdir}"]
+            log = metrics_lib.RunLog(workdir, start, steps)
+            closing.callback(log.close)
+            _header(log, workload, devices, workdir, state.params, steps)
+            for line in report:
+                log.message(line)
+            began = time.perf_counter()
+            taking = range(start + 1, steps + 1)
+            compiled = devices.train_step(train_step)
+            stopped = _take_steps(workload, compiled, state, batches, checkpoints, log, taking, window, stop)
+            checkpoints.wait()
+            if stopped:
+                again = f"to go on: python experiments/train.py --workdir {workdir}"
+                log.message(f"stopped by {stop.name} after step {stopped:,}, which is saved; {again}")
+                raise SystemExit(stop.exit_code)
+            log.table(_closing_rows(workdir, checkpoints, steps, time.perf_counter() - began))
+        except WriteError as error:
+            with contextlib.suppress(WriteError):
+                checkpoints.wait()
+            intact = ", ".join(f"{step:,}" for step in checkpoints.sound())
+            there = f"earlier checkpoints are intact: {intact}" if intact else "there is no earlier checkpoint"
+            raise WriteError(f"{error}; {there}") from error
+
+
+def _take_steps(workload, train_step, state, batches, checkpoints, log, steps, window, stop):
+    """Takes the steps; returns the one at which it was stopped and saved, None if it came to the last one."""
     config = workload.config
     every = config.eval_every or workload.steps_per_epoch
-    window = _Window(log, workload.unit)
+    window = _Window(log, workload.unit, window)
+    guard = _Guard(log, checkpoints)
     for step in steps:
-        state, metrics = train_step(state, next(batches))
-        window.flush()  # of the step before, while the device works on this one
+        batch = next(batches)
+        state, metrics = train_step(state, batch)
+        guard.check()  # the step before, while the device works on this one, as is its log line
+        window.flush()
+        guard.add(step, batch, metrics)
         window.add(metrics)
         last = step == steps[-1]
         if step % config.log_every == 0 or last:
             window.close(step)
         validation = {}
         if step % every == 0 or last:
+            guard.check()
             window.flush()
             validation = workload.validate((state.eval_params, state.model_state))
         if validation:
             log.write(step, "validation", validation)
             window.restart_clock()
-        if validation or last or (config.save_every and step % config.save_every == 0):
+        stopped = stop.asked(step) and not last
+        if validation or last or stopped or (config.save_every and step % config.save_every == 0):
+            guard.check()  # no checkpoint of a step before its gradient is known to be sound
             window.flush()  # a stop after a checkpoint leaves no gap in the log
-            checkpoints.save(step, state, batches, validation or None)
-    window.flush()
+            checkpoints.save(step, state, batches, validation or None, window.sums())
+        if stopped:
+            return step
+    return None
+
+
+class _Guard:
+    """Stops a training whose loss or gradient is not finite; looks at a step while the next one runs."""
+
+    def __init__(self, log, checkpoints):
+        self._log, self._checkpoints = log, checkpoints
+        self._step = None
+
+    def add(self, step, batch, metrics):
+        self._step = (step, batch, metrics)
+
+    def check(self):
+        """Raises Diverged, and keeps the batch, if the step last added had no finite loss or gradient norm."""
+        if self._step is None:
+            return
+        (step, batch, metrics), self._step = self._step, None
+        names = ("loss", "gradient_norm", "learning_rate")
+        loss, norm, rate = (total / max(weight, 1e-9) for total, weight in jax.device_get([metrics[n] for n in names]))
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        self._checkpoints.wait()
+        latest = self._checkpoints.latest
+        raise Diverged(
+            f"step {step:,} diverged: loss {loss:g}, gradient norm {norm:g}, learning rate {rate:g}; its batch is kept "
+            f"in {self._log.keep_batch(step, batch)}; "
+            + (f"the last good checkpoint is that of step {latest:,}" if latest else "there is no checkpoint")
+        )
 
 
 class _Window:
     """Sums metrics between two log lines, and writes them one step late, so that the device never waits for us."""
 
-    def __init__(self, log, unit):
+    def __init__(self, log, unit, sums):
         self._log, self._unit = log, unit
-        self._total, self._pending = None, None
+        # Of the type they had, so that the means are the same bits as without a stop.
+        types = {int: np.int32, float: np.float32}
+        self._total = {name: tuple(types[type(x)](x) for x in pair) for name, pair in sums.items()} or None
+        self._pending = None
         self._clock = None
 
     def add(self, metrics):
         self._total = metrics_lib.add(self._total, metrics)
+
+    def sums(self):
+        """Returns the sums since the last log line as plain numbers, for a checkpoint."""
+        return {name: [x.item() for x in pair] for name, pair in jax.device_get(self._total or {}).items()}
 
     def close(self, step):
         """Marks the window's end at `step`; `flush` writes it."""

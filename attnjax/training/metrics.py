@@ -1,14 +1,20 @@
 """Where numbers go: metrics.jsonl, TensorBoard events, train.log and the console."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from attnjax.files import write_atomically, writing
 
 
 def means(sums: dict) -> dict[str, float]:
@@ -33,24 +39,26 @@ def drop_later_rows(path: Path, step: int) -> None:
     """Removes the rows after `step` from a metrics.jsonl: a resumed run takes those steps again."""
     if path.exists():
         rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
+        write_atomically(path, "".join(row for row in rows if json.loads(row)["step"] <= step))
 
 
 class RunLog:
     """Writes a run's numbers and messages.
 
     On a terminal a progress bar shows the newest numbers; elsewhere each row is a plain line. train.log gets the lines
-    either way.
+    either way. WriteError where a file cannot be written.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int):
         self.console = Console(highlight=False)
         self._progress = None
         self._steps = steps
-        drop_later_rows(workdir / "metrics.jsonl", start)
-        self._jsonl = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._file = (workdir / "train.log").open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._workdir = workdir
+        with writing(workdir):
+            drop_later_rows(workdir / "metrics.jsonl", start)
+            self._jsonl = (workdir / "metrics.jsonl").open("a", buffering=1)
+            self._file = (workdir / "train.log").open("a", buffering=1)
+            self._events = _events(workdir / "tensorboard", start)
         if self.console.is_terminal:
             columns = [
                 TextColumn("step"),
@@ -79,13 +87,17 @@ class RunLog:
         self.console.print(table)
 
     def _log_line(self, text):
-        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        with writing(self._workdir):
+            self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records the numbers of a split ("train", "validation") after `step` steps."""
-        self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        with writing(self._workdir):
+            self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            for name, value in values.items():
+                event = Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value))
+                self._events.write_event(event)
+            self._events.flush()
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         line = f"step {step}/{self._steps}  {split:<10}  {text}"
         self._log_line(line)
@@ -98,9 +110,28 @@ class RunLog:
         else:
             self._progress.print(line, markup=False)
 
+    def keep_batch(self, step: int, batch: dict) -> Path:
+        """Writes the arrays of this process's batch, by which a step diverged, and returns the file."""
+        process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
+        path = self._workdir / f"nonfinite_step_{step}{process}.npz"
+        with writing(self._workdir):
+            np.savez_compressed(path, **batch)
+        return path
+
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._jsonl.close()
-        self._file.close()
-        self._events.close()
+        for file in (self._jsonl, self._file, self._events):
+            with contextlib.suppress(OSError):  # each line was written, or was an error, as it came
+                file.close()
+
+
+def _events(folder, start):
+    """Returns a writer of TensorBoard events, whose steps after `start` take the place of earlier ones.
+
+    Not tensorboardX's SummaryWriter: that writes in a thread, and waits for it for ever when the disk is full.
+    """
+    folder.mkdir(exist_ok=True)
+    writer = EventsWriter(str(folder / "events"))
+    writer.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+    return writer

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from ml_collections import ConfigDict
 from attnjax import config as config_lib
 from attnjax import workloads
 from attnjax.errors import UserError
+from attnjax.files import write_atomically, writing
 from attnjax.training import state as state_lib
 from attnjax.training.checkpoint import AVERAGE, Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
+
+DATA_FILE = "data.json"
 
 
 def create_state(workload, optimizer: optax.GradientTransformation) -> state_lib.TrainState:
@@ -30,14 +34,43 @@ def abstract_state(workload) -> state_lib.TrainState:
 
 
 def write_description(workdir: Path, workload) -> None:
-    """Makes the run folder and writes all but its checkpoints, config.json last: it marks a run folder."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    workload.save(workdir)
-    config_lib.save(workload.config, workdir / "config.json")
+    """Makes the run folder and writes all but its checkpoints, config.json last: it marks a run folder.
+
+    data.json says what data the training began with; there is none where the workload has no data open.
+    """
+    if jax.process_index():
+        return
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        workload.save(workdir)
+        if workload.sources and not (workdir / DATA_FILE).exists():
+            write_atomically(workdir / DATA_FILE, json.dumps(workload.fingerprint(), indent=2) + "\n")
+        config_lib.save(workload.config, workdir / "config.json")
+
+
+def check_same_data(workdir: Path, workload) -> None:
+    """Raises UserError if the data are not those that the folder's run began with; names the first difference."""
+    path = workdir / DATA_FILE
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    new = workload.fingerprint()
+    for name in sorted(old.keys() | new.keys()):
+        # Any number of processes shares the same global batches.
+        if name != "processes" and old.get(name) != new.get(name):
+            raise UserError(
+                f"the data are not those that the run in '{workdir}' began with: {name}: {old.get(name)} -> "
+                f"{new.get(name)}. Bring them back, or use another --workdir"
+            )
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:
     """Raises UserError if the folder holds a run of another config; says in what they differ."""
+    if not (workdir / "config.json").exists():
+        return
     if changed := config_lib.differences(config_lib.read(workdir / "config.json"), config):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(

@@ -18,6 +18,7 @@ too, and has then also
     batches()                 the endless iterator of training batches, which can be checkpointed
     batch_shapes(batch)       the shapes of each kind of training batch, of which `batch` is one
     validate(variables)       metrics on the validation split, {} where there is none
+    fingerprint()             field -> value of what decides which batches are read: a resumed run must find the same
 
 A new kind of task is one module here and one row below.
 """

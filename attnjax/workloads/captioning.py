@@ -115,6 +115,9 @@ class CaptioningWorkload:
         ]
         return [*lines, f"reads       {' and '.join(self.reads)}, {'-'.join(data.languages)}", *self._training.header]
 
+    def fingerprint(self) -> dict[str, str]:
+        return data.fingerprint(self.config, self.sources) | self._training.fingerprint()
+
     def batches(self):
         source = self.sources["train"]
         attach = data.training_images(self.config, source.images, source.pairs()[1]) if "image" in self.reads else None

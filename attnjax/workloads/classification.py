@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from attnjax import data, models
 from attnjax.data.sources import ImageSource
 from attnjax.errors import UserError
+from attnjax.files import write_atomically
 from attnjax.models.vit import patch_grid
 from attnjax.tasks.classification import Classification
 from attnjax.training import parallel
@@ -55,7 +56,7 @@ class ClassificationWorkload:
             raise UserError(f"cannot read '{path}', the names of the run's classes: {error}") from None
 
     def save(self, workdir: Path) -> None:
-        (workdir / CLASSES_FILE).write_text(json.dumps(self.classes) + "\n")
+        write_atomically(workdir / CLASSES_FILE, json.dumps(self.classes) + "\n")
 
     @functools.cached_property
     def task(self) -> Classification:
@@ -87,6 +88,9 @@ class ClassificationWorkload:
 
     def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         return [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)]
+
+    def fingerprint(self) -> dict[str, str]:
+        return data.fingerprint(self.config, self.sources) | {"batches": f"{self.config.batch_size} images"}
 
     def validate(self, variables) -> dict[str, float]:
         source = self.sources.get("validation")

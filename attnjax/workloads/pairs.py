@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from attnjax.data import text, text_pipeline
+from attnjax.data.fingerprint import digest
 from attnjax.data.text_sources import PairSource
 from attnjax.training import parallel
 
@@ -51,6 +52,12 @@ class TrainingPairs:
     def layout(self) -> text_pipeline.Layout:
         """An epoch in numbers."""
         return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What decides how sentences become batches; see `data.fingerprint`."""
+        models = [side.serialized_model_proto() for side in (self.vocabulary.source, self.vocabulary.target)]
+        sampling = dict(self.config.data.sampling)
+        return {"vocabulary": digest(models), "batches": f"{self._batching}, sampling {sampling}"}
 
     @property
     def header(self) -> list[str]:

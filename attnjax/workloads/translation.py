@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from attnjax import models
+from attnjax import data, models
 from attnjax.data import text, text_pipeline
 from attnjax.data.text_sources import PairSource, open_pairs
 from attnjax.errors import UserError
@@ -88,6 +88,9 @@ class TranslationWorkload:
             for split, pairs in self.sources.items()
         ]
         return [*lines, *self._training.header]
+
+    def fingerprint(self) -> dict[str, str]:
+        return data.fingerprint(self.config, self.sources) | self._training.fingerprint()
 
     def batches(self):
         return self._training.batches()

@@ -38,8 +38,6 @@ MODELS = {
         "captioner", encoder=VIT, text=models.fields("transformer", **TEXT, encoder_depth=1, decoder_depth=2)
     ),
 }
-LAYERED = ("vit", "swin", "transformer", "captioner")  # have `scan`
-REMAT = (*LAYERED, "resnet")
 
 
 def build(name, **fields):
@@ -134,16 +132,6 @@ def reference(name, dtype="float32"):
     return _references[key]
 
 
-def cases(name):
-    """Returns the whole table for a model, by name."""
-    fields = [()]
-    if name in REMAT:
-        fields += [(("remat", "full"),), (("remat", "dots"),)]
-    if name in LAYERED:
-        fields += [(("scan", True),), (("scan", True), ("remat", "full"))]
-    return [Case(*case) for case in itertools.product((1, 2), fields)]
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_mesh_gives_the_numbers_of_one_device(name):
     one = reference(name)
@@ -154,12 +142,15 @@ def test_a_mesh_gives_the_numbers_of_one_device(name):
 
 
 @pytest.mark.parametrize("name", ["transformer", "resnet"])
-def test_parts_and_recomputing_change_nothing_on_any_layout(name):
-    case = Case(2, (("remat", "full"), *((("scan", True),) if name in LAYERED else ())))
-    # Batch statistics are those of a part, so that parts are another computation, but the same everywhere.
-    one = after_steps(name, OneDevice(), Case(2)) if name == "resnet" else reference(name)
+def test_accumulated_parts_change_nothing_on_any_layout(name):
+    one = accumulated(name)
     for layout in LAYOUTS.values():
-        assert_same(one, after_steps(name, layout(name), case))
+        assert_same(one, after_steps(name, layout(name), Case(2)))
+
+
+def accumulated(name):
+    """Returns what one device has of a batch in two parts: batch statistics are those of a part."""
+    return after_steps(name, OneDevice(), Case(2)) if name == "resnet" else reference(name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -255,7 +246,7 @@ def test_two_processes_give_the_numbers_of_one_device(tmp_path):
 def check_two_processes(names, tmp_path):
     found = two_processes(names, tmp_path / "found.npz")
     for name, layout, accumulate in itertools.product(names, LAYOUTS, (1, 2)):
-        one = after_steps(name, OneDevice(), Case(2)) if name == "resnet" and accumulate == 2 else reference(name)
+        one = reference(name) if accumulate == 1 else accumulated(name)
         prefix = f"{layout}|{name}|{accumulate}|"
         both = [
             {
@@ -275,15 +266,15 @@ def check_two_processes(names, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_combination(name, layout):
-    for case in cases(name):
-        same = name == "resnet" and case.accumulate > 1
-        one = after_steps(name, OneDevice(), Case(case.accumulate)) if same else reference(name)
-        assert_same(one, after_steps(name, LAYOUTS[layout](name), case))
+    assert_same(reference(name), after_steps(name, LAYOUTS[layout](name), Case()))
+    assert_same(accumulated(name), after_steps(name, LAYOUTS[layout](name), Case(2)))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_within_its_own_tolerance(name):
+    if name == "rnn":
+        pytest.skip("computes in float32 alone")
     one = reference(name, "bfloat16")
     for layout in LAYOUTS.values():
         assert_same(one, after_steps(name, layout(name), Case(fields=(("dtype", "bfloat16"),))), tolerance=2e-2)
