@@ -301,6 +301,10 @@ def _flat(config, prefix=""):
             yield prefix + key, value
 
 
+def _free(key):
+    return key in CADENCE_FIELDS or key.startswith("parallel.")  # where it is computed is not what
+
+
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """Returns `field: old -> new` for each field that would change the run, cadence fields aside."""
     old, new = dict(_flat(resolve(old))), dict(_flat(resolve(new)))
@@ -308,5 +312,5 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [
         f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing) and key not in CADENCE_FIELDS
+        if old.get(key, missing) != new.get(key, missing) and not _free(key)
     ]

@@ -166,7 +166,7 @@ class Checkpoints:
         if not self.folder.is_dir():  # Orbax would make it anew, and train on beside a lost run
             raise WriteError(f"cannot save step {step:,}: the folder '{self.folder}' is gone")
         self._saving = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), **items)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_of_all_processes(state)), **items)
         with self._failing():
             saved = self._manager.save(step, args=items, metrics=metrics)
         if not saved:
@@ -204,7 +204,7 @@ class Checkpoints:
         """
         if self._read_only:
             self._check(self._path(step))
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        device = _everywhere() if jax.process_count() > 1 else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_mesh(x) or device), like)
         items = {"state": ocp.args.StandardRestore(shapes)}
         if data_iterator is not None:
@@ -217,7 +217,7 @@ class Checkpoints:
         if data_iterator is not None:
             data_iterator.set_state(restored["data"])
         # Arrays tied to a device would compile all steps anew, where those of a new run are in the compilation cache.
-        return jax.tree.map(lambda x: x if _on_mesh(x) else jnp.array(np.asarray(x)), restored["state"])
+        return jax.tree.map(lambda x, old: x if _on_mesh(old) else jnp.array(np.asarray(x)), restored["state"], like)
 
     def window(self, step: int) -> dict[str, list[float]]:
         """Returns the sums of metrics that were saved with a step."""
@@ -259,6 +259,24 @@ class Checkpoints:
         finally:
             with contextlib.suppress(*_FAILURES):  # what `wait` has told already
                 self._manager.close()
+
+
+def _everywhere():
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), ("all",)), jax.sharding.PartitionSpec())
+
+
+def _of_all_processes(state):
+    """Returns the state as arrays of all processes, which pmap leaves as arrays of each: Orbax refuses those."""
+    if jax.process_count() == 1:
+        return state
+
+    def joined(x):
+        return (
+            x if not x.is_fully_addressable else jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__)
+        )
+
+    place = _everywhere()
+    return jax.tree.map(joined, state)
 
 
 def _on_mesh(x):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from attnjax import workloads
@@ -73,6 +74,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     state, report = _first_state(config, workdir, devices, functools.partial(run.create_state, workload, optimizer))
 
     batches = workload.batches()
+    if jax.process_count() > 1:  # none writes while another still looks at what is there
+        multihost_utils.sync_global_devices("looked")
     try:
         with locked(workdir):
             run.check_same_config(workdir, config)  # another training may have begun and ended here meanwhile

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from pathlib import Path
 
@@ -46,20 +47,22 @@ class RunLog:
     """Writes a run's numbers and messages.
 
     On a terminal a progress bar shows the newest numbers; elsewhere each row is a plain line. train.log gets the lines
-    either way. WriteError where a file cannot be written.
+    either way. Of several processes the first one alone writes. WriteError where a file cannot be written.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int):
-        self.console = Console(highlight=False)
+        first = jax.process_index() == 0
+        self.console = Console(highlight=False, quiet=not first)
         self._progress = None
         self._steps = steps
         self._workdir = workdir
         with writing(workdir):
-            drop_later_rows(workdir / "metrics.jsonl", start)
-            self._jsonl = (workdir / "metrics.jsonl").open("a", buffering=1)
-            self._file = (workdir / "train.log").open("a", buffering=1)
-            self._events = _events(workdir / "tensorboard", start)
-        if self.console.is_terminal:
+            if first:
+                drop_later_rows(workdir / "metrics.jsonl", start)
+            self._jsonl = (workdir / "metrics.jsonl" if first else Path(os.devnull)).open("a", buffering=1)
+            self._file = (workdir / "train.log" if first else Path(os.devnull)).open("a", buffering=1)
+            self._events = _events(workdir / "tensorboard", start) if first else None
+        if first and self.console.is_terminal:
             columns = [
                 TextColumn("step"),
                 MofNCompleteColumn(),
@@ -92,6 +95,8 @@ class RunLog:
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records the numbers of a split ("train", "validation") after `step` steps."""
+        if self._events is None:
+            return
         with writing(self._workdir):
             self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
             for name, value in values.items():
@@ -121,7 +126,7 @@ class RunLog:
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-        for file in (self._jsonl, self._file, self._events):
+        for file in filter(None, (self._jsonl, self._file, self._events)):
             with contextlib.suppress(OSError):  # each line was written, or was an error, as it came
                 file.close()
 
