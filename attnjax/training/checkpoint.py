@@ -75,6 +75,12 @@ def _all_processes(name):
         multihost_utils.sync_global_devices(name)
 
 
+def check_keep(keep: int) -> None:
+    """Raises UserError if a run would keep no checkpoint."""
+    if keep < 1:
+        raise UserError(f"keep_checkpoints={keep}: it should be 1 or more")
+
+
 class Checkpoints:
     """The checkpoints of one run folder: the `keep` latest, and the best by the validation's `best_metric`.
 
@@ -84,8 +90,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1, read_only: bool = False):
-        if keep < 1:
-            raise UserError(f"keep_checkpoints={keep}: it should be 1 or more")
+        check_keep(keep)
         self.folder = Path(workdir).resolve() / "checkpoints"
         if read_only and not self.folder.is_dir():
             raise UserError(f"'{workdir}' has no checkpoints yet")

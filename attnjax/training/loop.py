@@ -16,7 +16,7 @@ from attnjax.analysis import parameters
 from attnjax.errors import Diverged, UserError, WriteError
 from attnjax.training import metrics as metrics_lib
 from attnjax.training import parallel, run
-from attnjax.training.checkpoint import Checkpoints, has_checkpoint
+from attnjax.training.checkpoint import Checkpoints, check_keep, has_checkpoint
 from attnjax.training.locking import locked
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
@@ -66,6 +66,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     run.check_same_config(workdir, config)
     workload = workloads.for_training(config, workdir)
     run.check_same_data(workdir, workload)
+    check_keep(config.keep_checkpoints)
     steps = _steps(config, workload.steps_per_epoch)
     schedule = make_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule)
