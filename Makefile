@@ -6,7 +6,7 @@ VENV := .venv
 PARITY := .venv-parity
 NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
 
-.PHONY: demo test lint parity
+.PHONY: demo test lint parity survive
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
@@ -19,6 +19,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+survive: $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests/survive -s
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

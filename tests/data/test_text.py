@@ -110,15 +110,17 @@ def test_sampling_is_a_function_of_the_seed(kind, sampling):
 
 
 def test_sampling_is_the_same_in_every_process(tmp_path):
-    save_vocabulary(vocabulary(), tmp_path)
+    save_vocabulary(vocabulary(), tmp_path / "vocabulary")
     script = (
         "import sys, pathlib; from attnjax.data import text; "
         "model = text.load_vocabulary(pathlib.Path(sys.argv[1])).source; "
         "print(text.encode(model, sys.argv[2:], text.Sampling(0.3), (1, 2)))"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), *ENGLISH]
+    command = [sys.executable, "-c", script, str(tmp_path / "vocabulary"), *ENGLISH]
     elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert elsewhere.strip() == str(encode(load_vocabulary(tmp_path).source, ENGLISH, Sampling(0.3), (1, 2)))
+    assert elsewhere.strip() == str(
+        encode(load_vocabulary(tmp_path / "vocabulary").source, ENGLISH, Sampling(0.3), (1, 2))
+    )
 
 
 def test_bad_sampling():

@@ -99,7 +99,7 @@ def test_without_a_sound_one_nothing_is_touched(trained, digits):
     for step in (trained / "checkpoints").glob("[0-9]*"):
         flip(array_file(step))
     before = snapshot(trained)
-    with pytest.raises(UserError, match="no checkpoint in .* is sound .*10: state/.*; 12: state/.*Nothing was changed"):
+    with pytest.raises(UserError, match=r"is sound .*10: state/.*; 12: state/.*Nothing was changed"):
         digits(trained)
     after = snapshot(trained)
     after.pop(trained / "lock"), before.pop(trained / "lock")
@@ -140,7 +140,7 @@ def test_reading_a_damaged_checkpoint_is_refused(case, trained):
 def test_reading_where_all_are_torn_says_so(trained):
     for step in (trained / "checkpoints").glob("[0-9]*"):
         (step / checksums.FILE).unlink()
-    with pytest.raises(UserError, match="holds no checkpoint; .*12 is not whole: it has no checksums.json"):
+    with pytest.raises(UserError, match=r"holds no checkpoint; .*12 is not whole: it has no checksums.json"):
         run.open_run(trained)
 
 

@@ -171,7 +171,7 @@ def test_no_step_is_saved_before_it_is_known_to_be_sound(digits, tmp_path, monke
         return compiled(broken if options else function, **options)
 
     monkeypatch.setattr(loop.parallel, "data_parallel", data_parallel)
-    with pytest.raises(Diverged, match="step 6 diverged.*gradient norm nan.*of step 4"):
+    with pytest.raises(Diverged, match=r"step 6 diverged.*gradient norm nan.*of step 4"):
         digits(tmp_path)
     assert [path.name for path in tmp_path.glob("nonfinite*")] == ["nonfinite_step_6.npz"]
     assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")) == 4
