@@ -25,7 +25,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 
 survive: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -m thorough
+	$(VENV)/bin/python -m pytest -m thorough -s
 
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity

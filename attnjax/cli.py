@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,12 +51,23 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def _quieten_orbax():
+    """Orbax reports every file it writes, and shows the traceback of what it raises besides.
+
+    After a save that failed, those of its writes that are still under way tell that nobody waits for them.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda raised: str(raised.exc_value) == "Event loop is closed" or show(raised)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point; a UserError becomes one line on stderr and its exit code, mostly 2; Ctrl-C becomes 130."""
     keep_freed_memory()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    # Orbax reports every file it writes, and the traceback of what it raises besides.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quieten_orbax()
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -34,6 +34,8 @@ def writing(folder: Path) -> Iterator[None]:
 def reason(error: BaseException) -> str:
     """Returns in a few words why something could not be written; looks into what caused the error."""
     text, seen, current = str(error), [], error
+    if text.startswith("NOT_FOUND"):
+        return os.strerror(errno.ENOENT)
     while current is not None and current not in seen:
         if isinstance(current, OSError) and current.errno:
             return os.strerror(current.errno)

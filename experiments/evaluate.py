@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attnjax import cli
 from attnjax import config as config_lib
+from attnjax.files import writing
 from attnjax.training.run import open_run
 from attnjax.weights.transfer import at_image_size
 
@@ -34,9 +35,10 @@ def main() -> None:
     name = f"evaluation_{_file_name(split)}{control}"
     result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
     result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
-    (args.workdir / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    for ending, text in report.files.items():
-        (args.workdir / f"{name}.{ending}").write_text(text)
+    with writing(args.workdir):
+        (args.workdir / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+        for ending, text in report.files.items():
+            (args.workdir / f"{name}.{ending}").write_text(text)
     examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
     print(f"{config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
     for metric, value in report.metrics.items():

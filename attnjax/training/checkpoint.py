@@ -120,6 +120,7 @@ class Checkpoints:
                 self._check(path)
             raise
         if not read_only:
+            self._inode = self.folder.stat().st_ino
             self._delete_old()
 
     def _steps(self):
@@ -168,8 +169,8 @@ class Checkpoints:
     def _save(self, step, state, metrics, **items):
         self.wait()
         self._delete_old()
-        if not self.folder.is_dir():  # Orbax would make it anew, and train on beside a lost run
-            raise WriteError(f"cannot save step {step:,}: the folder '{self.folder}' is gone")
+        if self._gone():  # Orbax would make it anew, and train on beside a lost run
+            raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
         self._saving = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(_of_all_processes(state)), **items)
         with self._failing():
@@ -182,6 +183,10 @@ class Checkpoints:
         (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.seal(folder)
 
+    def _gone(self):
+        """Returns whether the folder is not there, or is another one: what Orbax writes makes its parents."""
+        return not self.folder.is_dir() or self.folder.stat().st_ino != self._inode
+
     def _delete_old(self):
         if jax.process_index() == 0:
             shutil.rmtree(self.folder / _OLD, ignore_errors=True)
@@ -192,7 +197,8 @@ class Checkpoints:
             yield
         except _FAILURES as error:
             step, self._saving = self._saving, None
-            raise WriteError(f"cannot save step {step:,} in '{self.folder}': {reason(error)}") from error
+            why = "the folder is gone" if self._gone() else reason(error)
+            raise WriteError(f"cannot save step {step:,} in '{self.folder}': {why}") from error
 
     def _check(self, path):
         if damage := checksums.damage(path):
@@ -254,7 +260,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         if self._saving is not None and not checksums.is_sealed(self._path(self._saving)):
             step, self._saving = self._saving, None
-            raise WriteError(f"cannot save step {step:,} in '{self.folder}': what was written is gone")
+            raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
 
     def close(self) -> None:
         try:

@@ -1,0 +1,45 @@
+"""A training in processes of its own, as it would be left alone for days, only shorter; `make survive`.
+
+Not a part of `make test`: it takes minutes.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+TALLY = {"kills survived": 0, "stops by SIGTERM and SIGINT survived": 0, "damages detected": 0, "steps lost": 0}
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, count in TALLY.items() if any(TALLY.values()) else ():
+        terminalreporter.write_line(f"{name}: {count}")
+
+
+@pytest.fixture(scope="session")
+def tally():
+    """What is printed at the end: name -> count."""
+    return TALLY
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Starts a training: launch(workdir, *arguments) -> its processes; `processes` of them with flags of their own."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(workdir, *arguments, flags=((),)):
+        command = [sys.executable, str(ROOT / "experiments" / "train.py"), "--workdir", str(workdir), *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return [subprocess.Popen([*command, *own], env=environment, cwd=ROOT, **pipes) for own in flags]
+
+    return start
