@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from attnjax.files import write_atomically
 
 # Changing these between the stops of one run cannot change its weights.
 CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
+# How and where the same model is computed: it changes the weights by rounding, and by what dropout draws, no more.
+COMPUTING_FIELDS = ("parallel.*", "model.*remat", "model.*scan")  # * is any path
+FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # of which a run that is resumed may have others
 
 
 def _common() -> dict[str, Any]:
@@ -285,12 +289,18 @@ def read(path: Path) -> ConfigDict:
         config = DEFAULTS[saved.get("task", "classification")]()
         with config.unlocked():
             config.update(saved)
-            config.model = models.fields(**config.model)
+            config.model = _complete(config.model)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
     return config
+
+
+def _complete(model):
+    """Returns a model's fields, and those of its parts, with the defaults of all that are missing."""
+    given = {key: _complete(value) if isinstance(value, ConfigDict) else value for key, value in model.items()}
+    return models.fields(**given)
 
 
 def _flat(config, prefix=""):
@@ -301,16 +311,12 @@ def _flat(config, prefix=""):
             yield prefix + key, value
 
 
-def _free(key):
-    return key in CADENCE_FIELDS or key.startswith("parallel.")  # where it is computed is not what
-
-
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Returns `field: old -> new` for each field that would change the run, cadence fields aside."""
+def differences(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> list[str]:
+    """Returns `field: old -> new` for each field that differs, but for those that one of the patterns `free` fits."""
     old, new = dict(_flat(resolve(old))), dict(_flat(resolve(new)))
     missing = object()
     return [
         f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing) and not _free(key)
+        if old.get(key, missing) != new.get(key, missing) and not any(fnmatchcase(key, pattern) for pattern in free)
     ]

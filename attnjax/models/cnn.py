@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
+from attnjax.nn import layers
 from attnjax.nn.blocks import activation
 from attnjax.nn.pooling import pool
 
@@ -129,6 +130,7 @@ class ResNet(nn.Module):
     project: bool = False
     stem_pooling: str = "max"
     dtype: str = "float32"
+    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
 
     def setup(self):
         self.head = nn.Dense(self.num_classes)
@@ -159,7 +161,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_block{i + 1}"
                 block = ResidualBlock(features, stride, self.bottleneck, self.project, self.dtype, name=name)
-                x = block(x, train=train)
+                x = layers.call(block, x, remat=self.remat, train=train)
         return x
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from attnjax.errors import UserError
 from attnjax.models.vit import PatchEmbedding, patch_grid, prepend_class_token
+from attnjax.nn import layers
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import DropPath, EncoderBlock, activation, layer_norm
 from attnjax.nn.linear import Linear
@@ -143,6 +144,8 @@ class CrossViT(nn.Module):
     drop_path: float = 0.0  # of the last block of either branch and the last exchange; rises linearly from 0
     attention_kernel: str = "auto"
     dtype: str = "float32"
+    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
+    scan: bool = False  # over the blocks of a stage, which are then compiled once; see `nn.layers`
 
     def setup(self):
         for field in ("patch_sizes", "image_scales", "widths", "depths"):
@@ -199,8 +202,8 @@ class CrossViT(nn.Module):
         )
         after = []
         for number, (x, blocks) in enumerate(zip(branches, self.depths, strict=True), start=1):
-            for i in range(blocks):
-                x = EncoderBlock(
+            row = [
+                EncoderBlock(
                     mlp_dim=int(self.mlp_ratio * x.shape[-1]),
                     hidden_dropout=self.dropout,
                     drop_path=rates[i],
@@ -208,13 +211,14 @@ class CrossViT(nn.Module):
                     epsilon=EPSILON,
                     name=f"stage{stage + 1}_branch{number}_block{i + 1}",
                     **shared,
-                )(x, train=train)
-            after.append(x)
+                )
+                for i in range(blocks)
+            ]
+            after.append(layers.run(row, x, remat=self.remat, scan=self.scan, train=train))
         exchanged = []
         for number, (own, other) in enumerate([after, after[::-1]], start=1):
-            token = Fusion(drop_path=rates[-1], name=f"stage{stage + 1}_fusion{number}", **shared)(
-                own, other, train=train
-            )
+            fusion = Fusion(drop_path=rates[-1], name=f"stage{stage + 1}_fusion{number}", **shared)
+            token = layers.call(fusion, own, other, remat=self.remat, train=train)
             exchanged.append(jnp.concatenate([token, own[:, 1:]], axis=1))
         return exchanged
 

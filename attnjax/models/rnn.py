@@ -28,25 +28,26 @@ class DecoderStep(nn.Module):
     attention: str
     input_feeding: bool
     dropout: float
+    dtype: str = "float32"
 
     def setup(self):
         if self.attention not in ATTENTIONS:
             raise UserError(f"unknown attention '{self.attention}'. Known: {', '.join(ATTENTIONS)}")
         if self.input_feeding and self.attention != "dot":
             raise UserError("input_feeding feeds what dot attention found: it needs attention=dot")
-        self.stack = [Recurrent(self.cell, self.features) for _ in range(self.layers)]
+        self.stack = [Recurrent(self.cell, self.features, self.dtype) for _ in range(self.layers)]
         if self.attention == "additive":
-            self.look_up = AdditiveAttention(self.features)
+            self.look_up = AdditiveAttention(self.features, self.dtype)
         elif self.attention == "dot":
-            self.look_up = DotAttention(self.features)
-            self.combine = Linear(self.features)
+            self.look_up = DotAttention(self.features, self.dtype)
+            self.combine = Linear(self.features, dtype=self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
     def start(self, layers, memory, mask) -> dict[str, Any]:
         """Returns the cache before the first token, from a state per layer, memory (B, S, M) and mask (B, S)."""
         state = {"layers": layers}
         if self.input_feeding:
-            state["fed"] = jnp.zeros((memory.shape[0], self.features))
+            state["fed"] = jnp.zeros((memory.shape[0], self.features), self.dtype)
         looked_at = {}
         if self.attention != "none":
             looked_at = {"values": memory, "keys": self.look_up.keys(memory), "mask": mask}
@@ -63,7 +64,7 @@ class DecoderStep(nn.Module):
         layers = []
         for layer, old in zip(self.stack, state["layers"], strict=True):
             layers.append(layer.step(x, old))
-            x = self.drop(layers[-1][0], deterministic=not train)
+            x = self.drop(layers[-1][0].astype(self.dtype), deterministic=not train)
         if self.attention == "additive":
             x = jnp.concatenate([x, context, token], -1)
         elif self.attention == "dot":
@@ -94,15 +95,18 @@ class RNN(nn.Module):
     attention: str = "additive"
     input_feeding: bool = False
     dropout: float = 0.5
+    dtype: str = "float32"
 
     def setup(self):
-        self.source_embedding = nn.Embed(self.source_vocabulary, self.embedding)
-        self.target_embedding = nn.Embed(self.target_vocabulary, self.embedding)
-        self.forward = [Recurrent(self.cell, self.width) for _ in range(self.layers)]
+        self.source_embedding = nn.Embed(self.source_vocabulary, self.embedding, self.dtype)
+        self.target_embedding = nn.Embed(self.target_vocabulary, self.embedding, self.dtype)
+        self.forward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
         if self.bidirectional:
-            self.backward = [Recurrent(self.cell, self.width) for _ in range(self.layers)]
-            self.bridge = Linear(self.width)  # from both directions' last states to the decoder's first
-        options = (self.cell, self.width, self.layers, self.attention, self.input_feeding, self.dropout)
+            self.backward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
+            self.bridge = Linear(
+                self.width, dtype=self.dtype
+            )  # from both directions' last states to the decoder's first
+        options = (self.cell, self.width, self.layers, self.attention, self.input_feeding, self.dropout, self.dtype)
         self.decoder = DecoderStep(*options)
         self.output = Linear(self.target_vocabulary)
         self.drop = nn.Dropout(self.dropout)
@@ -147,7 +151,7 @@ class RNN(nn.Module):
                 back, back_state = self.backward[i](x, mask, reverse=True)
                 y = jnp.concatenate([y, back], -1)
                 both = zip(state, back_state, strict=True)
-                state = tuple(jnp.tanh(self.bridge(jnp.concatenate(pair, -1))) for pair in both)
+                state = tuple(jnp.tanh(self.bridge(jnp.concatenate(pair, -1)).astype(jnp.float32)) for pair in both)
             x = y
             states.append(state)
         return self.decoder.start(states, x, mask)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from attnjax.errors import UserError, nearest
 from attnjax.models.vit import PatchEmbedding
+from attnjax.nn import layers
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import EncoderBlock, layer_norm
 from attnjax.nn.linear import Linear
@@ -107,6 +108,8 @@ class Swin(nn.Module):
     drop_path: float = 0.0  # of the last block; rises linearly from 0
     attention_kernel: str = "auto"
     dtype: str = "float32"
+    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
+    scan: bool = False  # over a stage's pairs of blocks, compiled once; see `nn.layers`
 
     def setup(self):
         for field, value, known in (("shift_by", self.shift_by, SHIFTS), ("position", self.position, POSITIONS)):
@@ -162,15 +165,9 @@ class Swin(nn.Module):
         shifts = [(0, 0), shift if self.shift else (0, 0)]
         masks = [shifted_window_mask(x.shape[1:3], window, s, self.shift_by) if any(s) else None for s in shifts]
         before, blocks = sum(self.depths[:stage]), sum(self.depths)
-        for i in range(self.depths[stage]):
-            attention = partial(
-                WindowAttention,
-                window=window,
-                shift=shifts[i % 2],
-                shift_by=self.shift_by,
-                relative=self.position in ("relative", "both"),
-            )
-            block = EncoderBlock(
+        relative = self.position in ("relative", "both")
+        row = [
+            EncoderBlock(
                 num_heads=self.num_heads[stage],
                 mlp_dim=int(self.mlp_ratio * x.shape[-1]),
                 dropout=self.dropout,
@@ -180,13 +177,16 @@ class Swin(nn.Module):
                 activation="gelu",
                 epsilon=EPSILON,
                 attention_kernel=self.attention_kernel,
-                attention_layer=attention,
+                attention_layer=partial(
+                    WindowAttention, window=window, shift=shifts[i % 2], shift_by=self.shift_by, relative=relative
+                ),
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
                 name=f"stage{stage + 1}_block{i + 1}",
             )
-            x = block(x, mask=masks[i % 2], train=train)
-        return x
+            for i in range(self.depths[stage])
+        ]
+        return layers.run(row, x, masks=masks, remat=self.remat, scan=self.scan, train=train)
 
 
 def _size(width, depths, window=7):

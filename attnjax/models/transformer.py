@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
+from attnjax.nn import layers
 from attnjax.nn.blocks import DecoderBlock, EncoderBlock, Memory, layer_norm
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import causal_mask, padding_mask, segment_mask
@@ -86,6 +87,8 @@ class Transformer(nn.Module):
     epsilon: float = 1e-6
     attention_kernel: str = "auto"
     dtype: str = "float32"
+    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
+    scan: bool = False  # over the blocks, which are then compiled once; see `nn.layers`
 
     def setup(self):
         if self.tie not in TIES:
@@ -139,8 +142,7 @@ class Transformer(nn.Module):
         """Returns the memory (B, S, D) of a source (B, S)."""
         mask = padding_mask(source) if segments is None else segment_mask(segments, segments)
         x = self._embed(source, self.source_embedding, self.source_positions, positions, train)
-        for block in self.encoder:
-            x = block(x, mask=mask, train=train)
+        x = layers.run(self.encoder, x, masks=[mask], remat=self.remat, scan=self.scan, train=train)
         return self.encoder_norm(x) if self.norm == "pre" else x
 
     def decode(self, target, memories: Sequence[Memory], *, segments=None, positions=None, train: bool = False):
@@ -149,8 +151,7 @@ class Transformer(nn.Module):
         if segments is not None:
             mask = mask & segment_mask(segments, segments)
         x = self._embed(target, self.target_embedding, self.target_positions, positions, train)
-        for block in self.decoder:
-            x = block(x, memories, mask=mask, train=train)
+        x = layers.run(self.decoder, x, memories, masks=[mask], remat=self.remat, scan=self.scan, train=train)
         return self._logits(x)
 
     def start_cache(self, source, *, length: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
+from attnjax.nn import layers
 from attnjax.nn.blocks import EncoderBlock, layer_norm
 from attnjax.nn.linear import Linear
 from attnjax.nn.positions import LearnedPositions
@@ -78,6 +79,8 @@ class ViT(nn.Module):
     final_norm: bool = True
     attention_kernel: str = "auto"
     dtype: str = "float32"
+    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
+    scan: bool = False  # over the blocks, which are then compiled once; see `nn.layers`
 
     def setup(self):
         if self.pool not in POOLS:
@@ -103,8 +106,8 @@ class ViT(nn.Module):
             x = prepend_class_token(self, x)
         x = LearnedPositions(self.position_std, self.dtype, name="positions")(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        for i in range(self.depth):
-            x = EncoderBlock(
+        blocks = [
+            EncoderBlock(
                 num_heads=self.num_heads,
                 mlp_dim=self.mlp_dim,
                 dropout=self.dropout,
@@ -116,7 +119,10 @@ class ViT(nn.Module):
                 attention_kernel=self.attention_kernel,
                 dtype=self.dtype,
                 name=f"block{i}",
-            )(x, train=train)
+            )
+            for i in range(self.depth)
+        ]
+        x = layers.run(blocks, x, remat=self.remat, scan=self.scan, train=train)
         if self.final_norm:
             x = layer_norm(self.epsilon, self.dtype, "final_norm")(x)
         return x, grid

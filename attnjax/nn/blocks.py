@@ -36,12 +36,18 @@ def layer_norm(epsilon: float, dtype: str, name: str | None) -> nn.LayerNorm:
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): drops a residual branch per example, scaling kept ones by 1/(1 - rate)."""
 
-    rate: float
+    rate: float | jax.Array  # an array () from a scan over blocks
 
     @nn.compact
     def __call__(self, y, *, train: bool):
-        per_example = tuple(range(1, y.ndim))
-        return nn.Dropout(self.rate, broadcast_dims=per_example)(y, deterministic=not train)
+        if not isinstance(self.rate, jax.Array):
+            per_example = tuple(range(1, y.ndim))
+            return nn.Dropout(self.rate, broadcast_dims=per_example)(y, deterministic=not train)
+        if not train:
+            return y
+        kept = 1 - self.rate
+        keep = jax.random.bernoulli(self.make_rng("dropout"), kept, (y.shape[0],) + (1,) * (y.ndim - 1))
+        return jnp.where(keep, y / kept.astype(y.dtype), 0)
 
 
 class MLP(nn.Module):
@@ -84,7 +90,7 @@ class EncoderBlock(nn.Module):
     dropout: float = 0.0  # on the output of each branch
     hidden_dropout: float = 0.0  # inside the MLP
     attention_dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path: float | jax.Array = 0.0
     activation: str = "gelu_tanh"
     epsilon: float = 1e-6
     attention_kernel: str = "auto"

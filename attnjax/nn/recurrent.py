@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError, nearest
-from attnjax.nn.linear import Linear
+from attnjax.nn.linear import Linear, linear
 
 State = tuple[jax.Array, ...]  # (h,) or, for the LSTM, (h, c); each (B, D)
 
@@ -46,19 +46,20 @@ class Recurrent(nn.Module):
     """One layer of a recurrent network, with torch's two biases.
 
     Over a sequence the products with the input are one matrix product before the scan; only what needs the state
-    before is left in it.
+    before is left in it. The products and the outputs are of `dtype`; the state, which sums over time, is float32.
     """
 
     cell: str
     features: int
+    dtype: str = "float32"
 
     def setup(self):
         if self.cell not in CELLS:
             raise UserError(f"unknown cell '{self.cell}', {nearest(self.cell, CELLS)}")
         self.gates, self.arrays, self.update = CELLS[self.cell]
         width = self.gates * self.features
-        self.input = Linear(width)
-        self.hidden = Linear(width, kernel_init=nn.initializers.orthogonal())
+        self.input = Linear(width, dtype=self.dtype)
+        self.hidden = Linear(width, kernel_init=nn.initializers.orthogonal(), dtype=self.dtype)
 
     def start(self, batch: int) -> State:
         """Returns the state of zeros."""
@@ -66,7 +67,10 @@ class Recurrent(nn.Module):
 
     def step(self, x, state: State) -> State:
         """Returns the state after an input (B, E); its first array is the output (B, D)."""
-        return self.update(state, self.input(x), self.hidden(state[0]))
+        return self._next(state, self.input(x), self.hidden(state[0]))
+
+    def _next(self, state, x, h):
+        return self.update(state, x.astype(jnp.float32), h.astype(jnp.float32))
 
     def __call__(self, x, mask=None, *, reverse: bool = False):
         """Returns outputs (B, S, D) and the last state, for inputs (B, S, E) and mask (B, S), True for tokens.
@@ -78,9 +82,9 @@ class Recurrent(nn.Module):
 
         def step(state, inputs):
             x_BG, token_B = inputs
-            new = self.update(state, x_BG, state[0] @ kernel + bias)
+            new = self._next(state, x_BG, linear(state[0], kernel, bias, dtype=self.dtype))
             state = jax.tree.map(lambda a, b: jnp.where(token_B[:, None], a, b), new, state)
-            return state, jnp.where(token_B[:, None], state[0], 0)
+            return state, jnp.where(token_B[:, None], state[0], 0).astype(self.dtype)
 
         over_time = (self.input(x).swapaxes(0, 1), mask.swapaxes(0, 1))
         state, outputs = jax.lax.scan(step, self.start(x.shape[0]), over_time, reverse=reverse)
@@ -88,43 +92,49 @@ class Recurrent(nn.Module):
 
 
 def _softmax(scores_BS, mask_BS):
-    return jax.nn.softmax(jnp.where(mask_BS, scores_BS, jnp.finfo(jnp.float32).min))
+    return jax.nn.softmax(jnp.where(mask_BS, scores_BS.astype(jnp.float32), jnp.finfo(jnp.float32).min))
+
+
+def _context(weights_BS, memory_BSM):
+    return jnp.einsum("bs,bsm->bm", weights_BS.astype(memory_BSM.dtype), memory_BSM)
 
 
 class AdditiveAttention(nn.Module):
     """Bahdanau et al. (2015, appendix A.1.2): score = v tanh(W query + U memory)."""
 
     features: int
+    dtype: str = "float32"
 
     def setup(self):
-        self.query = Linear(self.features)
-        self.key = Linear(self.features, use_bias=False)
-        self.score = Linear(1, use_bias=False)
+        self.query = Linear(self.features, dtype=self.dtype)
+        self.key = Linear(self.features, use_bias=False, dtype=self.dtype)
+        self.score = Linear(1, use_bias=False, dtype=self.dtype)
 
     def keys(self, memory):
         """Returns what of the memory (B, S, M) does not change from step to step, (B, S, features)."""
         return self.key(memory)
 
     def __call__(self, query, memory, keys, mask):
-        """Returns the context (B, M) and the weights (B, S), for a query (B, D), the memory and its mask (B, S)."""
+        """Returns the context (B, M) and the weights (B, S) float32, for a query (B, D), memory and mask (B, S)."""
         scores = self.score(jnp.tanh(self.query(query)[:, None] + keys))[..., 0]
         weights = _softmax(scores, mask)
-        return jnp.einsum("bs,bsm->bm", weights, memory), weights
+        return _context(weights, memory), weights
 
 
 class DotAttention(nn.Module):
     """Luong et al. (2015, equation 8, general): score = query W memory."""
 
     features: int  # of the query
+    dtype: str = "float32"
 
     def setup(self):
-        self.key = Linear(self.features, use_bias=False)
+        self.key = Linear(self.features, use_bias=False, dtype=self.dtype)
 
     def keys(self, memory):
         """Returns W memory, (B, S, features)."""
         return self.key(memory)
 
     def __call__(self, query, memory, keys, mask):
-        """Returns the context (B, M) and the weights (B, S), for a query (B, D), the memory and its mask (B, S)."""
+        """Returns the context (B, M) and the weights (B, S) float32, for a query (B, D), memory and mask (B, S)."""
         weights = _softmax(jnp.einsum("bd,bsd->bs", query, keys), mask)
-        return jnp.einsum("bs,bsm->bm", weights, memory), weights
+        return _context(weights, memory), weights

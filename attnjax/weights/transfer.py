@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from attnjax.config import resolve
+from attnjax.config import differences, resolve
 from attnjax.errors import UserError
 from attnjax.models.crossvit import branch_grids
 from attnjax.models.swin import padded_grid
@@ -31,6 +31,8 @@ _FREE_FIELDS = (
     "attention_kernel",
     "shift_by",
     "dtype",
+    "remat",
+    "scan",
 )
 _RESIZED_FIELDS = ("window",)
 # The grids of patches that a model makes of an image size, one for each table of absolute positions.
@@ -88,13 +90,9 @@ def _part(state, name):
 def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
     """Returns the weights of a run folder; UserError if its model is not the config's."""
     run = open_run(workdir)
-    old, new = resolve(run.config).model, resolve(config).model
-    changed = [
-        f"model.{field}: {old.get(field)!r} -> {new.get(field)!r}"
-        for field in sorted({*old, *new} - {*_FREE_FIELDS, *_RESIZED_FIELDS})
-        if old.get(field) != new.get(field)
-    ]
-    if changed:
+    old, new = (ConfigDict({"model": resolve(c).model}) for c in (run.config, config))
+    free = [f"*.{field}" for field in (*_FREE_FIELDS, *_RESIZED_FIELDS)]
+    if changed := differences(old, new, free):
         raise UserError(f"'{workdir}' is a run of another model ({'; '.join(changed)})")
     return _weights_of(run, str(workdir))
 
