@@ -1,6 +1,8 @@
 """Blocks in a row: what the backward pass computes again to save memory, and one compiled block for all of them.
 
 Both change how a model is computed, not what: the parameters have the same names, and the results differ by rounding.
+XLA's compiler for CPUs finds what is computed twice outside of a scan, and keeps it after all: there, memory is saved
+with `scan` alone.
 """
 
 from collections.abc import Sequence

@@ -4,11 +4,15 @@ The cheap half; `make survive` runs the whole table. Run as a program, this is o
 """
 
 import dataclasses
+import functools
 import itertools
+import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -45,7 +49,7 @@ def build(name, **fields):
     model = models.fields(**MODELS[name])
     parts = [model["encoder"], model["text"]] if name == "captioner" else [model]
     for part in parts:
-        part.update(fields)
+        part.update({field: value for field, value in fields.items() if field in part})
     image, words = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32), jax.ShapeDtypeStruct((1, 4), np.int32)
     if name == "captioner":
         built = models.build_captioner(model, freeze_encoder=False, source_vocabulary=20, target_vocabulary=20)
@@ -77,15 +81,39 @@ class OneDevice(parallel.Pmap):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """How steps are taken; of the numbers only "dtype" may change any."""
+    """How steps are taken. Only `dtype` may change the numbers, and parts where there are batch statistics."""
 
     accumulate: int = 1
-    fields: tuple[tuple[str, object], ...] = ()  # of the model
+    remat: str = "none"
+    scan: bool = False
+    dtype: str = "float32"
+
+
+CASES = {
+    "plain": Case(),
+    "accumulate": Case(accumulate=2),
+    "remat full": Case(remat="full"),
+    "remat dots": Case(remat="dots"),
+    "scan": Case(scan=True),
+    "scan, remat full, accumulate": Case(scan=True, remat="full", accumulate=2),
+    "bfloat16": Case(dtype="bfloat16"),
+}
+
+
+def has(name, case):
+    """Whether a model has the fields that a case changes."""
+    fields = models.fields("vit") if name == "captioner" else MODELS[name]
+    return (case.remat == "none" or "remat" in fields) and (not case.scan or "scan" in fields)
+
+
+def reference_case(name, case):
+    return Case(accumulate=case.accumulate if name == "resnet" else 1, dtype=case.dtype)
 
 
 def after_steps(name, devices, case, steps=(1, 10), share=slice(None)):
     """Returns the parameters, as flat dicts of arrays, after each of `steps` steps."""
-    task, example = build(name, **dict(case.fields))
+    fields = {"dtype": case.dtype, "remat": case.remat, "scan": case.scan}
+    task, example = build(name, **fields)
     options = config_lib.classification().optimizer
     options.name, rate = "sgd", 0.05
     optimizer = make_optimizer(options, lambda step: rate)
@@ -109,7 +137,7 @@ def whole(x):
     return np.asarray(x)
 
 
-LAYOUTS = {"pmap 8": lambda name: parallel.Pmap(), "mesh 2x2x2": lambda name: parallel.Mesh(name, 2, 2, 2)}
+LAYOUTS = {"pmap": lambda name: parallel.Pmap(), "mesh 2x2x2": lambda name: parallel.Mesh(name, 2, 2, 2)}
 
 
 def assert_same(one, other, tolerance=1e-5):
@@ -120,37 +148,46 @@ def assert_same(one, other, tolerance=1e-5):
             assert np.abs(x - b[name]).max() <= tolerance * scale, (name, np.abs(x - b[name]).max(), scale)
 
 
-_references = {}
+@functools.cache
+def on_one_device(name, case):
+    """Returns the parameters after 1 step and after 10, on one device with nothing on."""
+    return after_steps(name, OneDevice(), case)
 
 
-def reference(name, dtype="float32"):
-    """Returns the parameters after 0 steps, and after 1 and 10, on one device with nothing on."""
-    key = name, dtype
-    if key not in _references:
-        fields = () if dtype == "float32" else (("dtype", dtype),)
-        _references[key] = after_steps(name, OneDevice(), Case(fields=fields))
-    return _references[key]
+# What `make test` takes of the table: (model, layout, case).
+CHEAP = [(name, "mesh 2x2x2", "plain") for name in MODELS]
+CHEAP += [(name, layout, "accumulate") for name in ("transformer", "resnet") for layout in LAYOUTS]
+CHEAP += [("captioner", "mesh 2x2x2", "scan, remat full, accumulate")]
+CHEAP_IN_TWO = [("vit", layout, case) for layout in LAYOUTS for case in ("plain", "accumulate")]
+
+
+def table(cheap):
+    combinations = [key for key in itertools.product(MODELS, LAYOUTS, CASES) if has(key[0], CASES[key[2]])]
+    marks = {key: () if key in cheap else pytest.mark.thorough for key in combinations}
+    return pytest.mark.parametrize("key", [pytest.param(key, marks=marks[key], id=", ".join(key)) for key in marks])
+
+
+def assert_of_one_device(key, found):
+    name, _, case = key
+    case = CASES[case]
+    assert_same(on_one_device(name, reference_case(name, case)), found, 1e-5 if case.dtype == "float32" else 2e-2)
+
+
+@table(CHEAP)
+def test_the_numbers_of_one_device(key):
+    name, layout, case = key
+    assert_of_one_device(key, after_steps(name, LAYOUTS[layout](name), CASES[case]))
+
+
+@table(CHEAP_IN_TWO)
+def test_the_numbers_of_one_device_in_two_processes(key, of_two_processes):
+    assert_of_one_device(key, of_two_processes[key])
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_mesh_gives_the_numbers_of_one_device(name):
-    one = reference(name)
-    assert_same(one, after_steps(name, LAYOUTS["mesh 2x2x2"](name), Case()))
-    first, last = one
-    moved = [np.abs(first[key] - last[key]).max() > 1e-4 for key in first]
-    assert np.mean(moved) > 0.7
-
-
-@pytest.mark.parametrize("name", ["transformer", "resnet"])
-def test_accumulated_parts_change_nothing_on_any_layout(name):
-    one = accumulated(name)
-    for layout in LAYOUTS.values():
-        assert_same(one, after_steps(name, layout(name), Case(2)))
-
-
-def accumulated(name):
-    """Returns what one device has of a batch in two parts: batch statistics are those of a part."""
-    return after_steps(name, OneDevice(), Case(2)) if name == "resnet" else reference(name)
+def test_ten_steps_move_the_parameters(name):
+    first, last = on_one_device(name, Case())
+    assert np.mean([np.abs(first[key] - last[key]).max() > 1e-4 for key in first]) > 0.7
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -206,83 +243,36 @@ def test_what_is_refused(case):
 # Two processes of four devices each
 
 
-def two_processes(arguments, out):
-    """Runs this file in two processes; returns what process 0 found: a list of flat dicts by "MODEL LAYOUT CASE"."""
+@pytest.fixture(scope="module")
+def of_two_processes(request, tmp_path_factory):
+    """What two processes find for all keys that are asked for: key -> the parameters after 1 step and after 10."""
+    test = test_the_numbers_of_one_device_in_two_processes.__name__
+    keys = [item.callspec.params["key"] for item in request.session.items if item.originalname == test]
+    out = tmp_path_factory.mktemp("two") / "found.pickle"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"}
-    command = [sys.executable, __file__, address, str(out), *arguments]
+    command = [sys.executable, __file__, address, str(out), json.dumps(keys)]
     started = [
         subprocess.Popen([*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for i in range(2)
     ]
-    said = [process.communicate(timeout=1200)[0] for process in started]
+    said = [process.communicate(timeout=3600)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
-    return np.load(out, allow_pickle=False)
+    return pickle.loads(out.read_bytes())
 
 
-def main(address, out, *rest):
-    *names, process = rest
+def main(address, out, keys, process):
     process = int(process)
     jax.distributed.initialize(address, 2, process)
     assert jax.device_count() == 8 and jax.local_device_count() == 4
+    share = slice(process * ROWS // 2, (process + 1) * ROWS // 2)
     found = {}
-    for name in names:
-        for layout, make in LAYOUTS.items():
-            for accumulate in (1, 2):
-                share = slice(process * ROWS // 2, (process + 1) * ROWS // 2)
-                one, ten = after_steps(name, make(name), Case(accumulate), share=share)
-                for steps, arrays in ((1, one), (10, ten)):
-                    found |= {f"{layout}|{name}|{accumulate}|{steps}|{path}": x for path, x in arrays.items()}
+    for name, layout, case in json.loads(keys):
+        found[name, layout, case] = after_steps(name, LAYOUTS[layout](name), CASES[case], share=share)
     if process == 0:
-        np.savez(out, **found)
-
-
-def test_two_processes_give_the_numbers_of_one_device(tmp_path):
-    check_two_processes(["vit"], tmp_path)
-
-
-def check_two_processes(names, tmp_path):
-    found = two_processes(names, tmp_path / "found.npz")
-    for name, layout, accumulate in itertools.product(names, LAYOUTS, (1, 2)):
-        one = reference(name) if accumulate == 1 else accumulated(name)
-        prefix = f"{layout}|{name}|{accumulate}|"
-        both = [
-            {
-                key.removeprefix(f"{prefix}{steps}|"): found[key]
-                for key in found.files
-                if key.startswith(f"{prefix}{steps}|")
-            }
-            for steps in (1, 10)
-        ]
-        assert_same(one, both)
-
-
-# The whole table
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", MODELS)
-def test_every_combination(name, layout):
-    assert_same(reference(name), after_steps(name, LAYOUTS[layout](name), Case()))
-    assert_same(accumulated(name), after_steps(name, LAYOUTS[layout](name), Case(2)))
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", MODELS)
-def test_bfloat16_within_its_own_tolerance(name):
-    if name == "rnn":
-        pytest.skip("computes in float32 alone")
-    one = reference(name, "bfloat16")
-    for layout in LAYOUTS.values():
-        assert_same(one, after_steps(name, layout(name), Case(fields=(("dtype", "bfloat16"),))), tolerance=2e-2)
-
-
-@pytest.mark.thorough
-def test_two_processes_of_every_model(tmp_path):
-    check_two_processes(list(MODELS), tmp_path)
+        Path(out).write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":
