@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 
@@ -21,9 +22,13 @@ class Stop:
 
         Several processes learn of it from JAX's preemption service, which also hears of a platform's own notices.
         """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.signal is not None
+        if jax.process_count() == 1:
+            return self.signal is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        # Only the process that Ctrl-C was for knows of it.
+        self.signal = int(multihost_utils.process_allgather(np.int32(self.signal or 0)).max()) or None
+        return True
 
     @property
     def name(self) -> str:

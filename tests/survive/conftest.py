@@ -4,6 +4,7 @@ Not a part of `make test`: it takes minutes.
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def tally():
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
-    """Starts a training: launch(workdir, *arguments) -> its processes; `processes` of them with flags of their own."""
+    """Starts a training in `count` processes of a device each: launch(workdir, *arguments, count=1) -> its Popens."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -37,9 +38,15 @@ def launch(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
-    def start(workdir, *arguments, flags=((),)):
+    def start(workdir, *arguments, count=1):
         command = [sys.executable, str(ROOT / "experiments" / "train.py"), "--workdir", str(workdir), *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        flags = [[]]
+        if count > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{free.getsockname()[1]}"
+            flags = [["--coordinator", address, f"--processes={count}", f"--process={i}"] for i in range(count)]
         return [subprocess.Popen([*command, *own], env=environment, cwd=ROOT, **pipes) for own in flags]
 
     return start

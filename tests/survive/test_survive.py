@@ -1,6 +1,7 @@
 """Kills, signals and damage at random moments: the run ends as if nothing had happened."""
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -50,9 +51,6 @@ BELONGS = {
     *("metrics.jsonl", "tensorboard", "train.log"),
 }
 
-# The flags of each process of a training.
-ONE_PROCESS = ((),)
-
 
 def finish(processes):
     """Waits for all, and returns the exit codes and what they printed."""
@@ -91,10 +89,16 @@ def seeded():
 
 @pytest.fixture(scope="module")
 def uninterrupted(launch, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    codes, out = finish(launch(workdir, *ARGUMENTS))
-    assert codes == [0], out
-    return workdir
+    """Returns the run folder of so many processes that nothing ever stopped: uninterrupted(count=1)."""
+
+    @functools.cache
+    def train(count=1):
+        workdir = tmp_path_factory.mktemp("runs") / "whole"
+        codes, out = finish(launch(workdir, *ARGUMENTS, count=count))
+        assert codes == [0] * count, out
+        return workdir
+
+    return train
 
 
 def assert_same_run(one, other, rows):
@@ -115,14 +119,14 @@ def resumed_at(out):
     return int(found[1].replace(",", "")) if found else 0
 
 
-@pytest.mark.parametrize("flags", [ONE_PROCESS], ids=["one process"])
-def test_killed_at_random_moments(flags, launch, uninterrupted, tmp_path, rows, tally):
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_at_random_moments(count, launch, uninterrupted, tmp_path, rows, tally):
     """Half of the kills come while it takes steps, logs, saves and deletes, half at any moment of its start."""
     generator, workdir = seeded(), tmp_path / "killed"
     reached, lost, start = 0, 0, 5.0
     for kill in range(KILLS):
         began = time.monotonic()
-        processes = launch(workdir, *ARGUMENTS, flags=flags)
+        processes = launch(workdir, *ARGUMENTS, count=count)
         if kill % 2:
             time.sleep(generator.uniform(0, 1.1 * start))
         else:
@@ -139,33 +143,35 @@ def test_killed_at_random_moments(flags, launch, uninterrupted, tmp_path, rows, 
             reached = resumed_at(out)
         reached = max(reached, last_step(workdir))
         log(f"kill {kill + 1}: resumed from step {resumed_at(out)}, at least at step {reached}")
-    codes, out = finish(launch(workdir, *ARGUMENTS, flags=flags))
+    codes, out = finish(launch(workdir, *ARGUMENTS, count=count))
     assert set(codes) == {0}, out
     lost += max(0, reached - resumed_at(out))
-    assert_same_run(uninterrupted, workdir, rows)
+    assert_same_run(uninterrupted(count), workdir, rows)
     tally["kills survived"] += KILLS
     tally["steps lost"] += lost
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_by_a_signal(number, code, launch, uninterrupted, tmp_path, rows, tally):
+def test_stopped_by_a_signal(number, code, count, launch, uninterrupted, tmp_path, rows, tally):
+    """Sent to one process of those there are, which tells the others."""
     generator, workdir = seeded(), tmp_path / "stopped"
-    for step in sorted(generator.sample(range(1, 220), 3)):
-        processes = launch(workdir, *ARGUMENTS)
+    for step in sorted(generator.sample(range(1, 200), 3)):
+        processes = launch(workdir, *ARGUMENTS, count=count)
         assert wait_for_step(processes, workdir, max(step, last_step(workdir) + 1)), finish(processes)
-        for _ in range(2):
-            processes[0].send_signal(number)
+        told = generator.choice(processes)
+        for _ in range(2 if count == 1 else 1):
+            told.send_signal(number)
         codes, out = finish(processes)
-        assert codes == [code], out
-        last = out.splitlines()[-1]
-        stopped = re.search(rf"stopped by {number.name} after step (\d+), which is saved; to go on: ", last)
+        assert codes == [code] * count, out
+        stopped = re.search(rf"stopped by {number.name} after step (\d+), which is saved; to go on: .*", out)
         assert stopped and "Traceback" not in out, out
         assert (workdir / "checkpoints" / stopped[1] / checksums.FILE).is_file()
-        log(f"{number.name}: {last}")
+        log(stopped[0])
         tally["stops by SIGTERM and SIGINT survived"] += 1
-    codes, out = finish(launch(workdir))
-    assert codes == [0] and resumed_at(out) == int(stopped[1]), out
-    assert_same_run(uninterrupted, workdir, rows)
+    codes, out = finish(launch(workdir, count=count))
+    assert codes == [0] * count and resumed_at(out) == int(stopped[1]), out
+    assert_same_run(uninterrupted(count), workdir, rows)
 
 
 # Damage
@@ -229,7 +235,7 @@ def test_damaged_checkpoints(launch, uninterrupted, tmp_path, rows, tally):
     assert codes == [0], out
     found(out)
     shutil.rmtree(workdir / "damaged")
-    assert_same_run(uninterrupted, workdir, rows)
+    assert_same_run(uninterrupted(), workdir, rows)
 
 
 # Disks
@@ -277,7 +283,7 @@ def test_a_full_disk_and_a_read_only_one(launch, uninterrupted, tmp_path, rows):
         (tmp_path / "disk" / "filler").unlink()
         (code,), out = finish(launch(workdir))
         assert code == 0, out
-        assert_same_run(uninterrupted, workdir, rows)
+        assert_same_run(uninterrupted(), workdir, rows)
 
 
 def fill(path):
