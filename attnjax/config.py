@@ -211,23 +211,34 @@ DEFAULTS = {"classification": classification, "translation": translation, "capti
 def load(spec: str) -> ConfigDict:
     """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config."""
     path, _, arguments = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"no config file '{path}'")
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if module_spec is None:
-        raise UserError(f"config '{path}' is not a Python file (.py)")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"config '{path}' has no function get_config")
-    parameters = inspect.signature(module.get_config).parameters
+    get_config = _function(path, "get_config")
+    parameters = inspect.signature(get_config).parameters
     chosen = {}
     for argument in filter(None, arguments.split(",")):
         name, _, text = argument.partition("=")
         if name not in parameters:
             raise UserError(f"config '{path}' takes no argument '{name}', {nearest(name, parameters)}")
         chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
-    return module.get_config(**chosen)
+    return get_config(**chosen)
+
+
+def load_sweep(spec: str) -> list[dict[str, Any]]:
+    """Returns the overrides of each trial of the sweep of `FILE.py` or `FILE.py:a=1,b=x`."""
+    return list(_function(spec.partition(":")[0], "sweep")())
+
+
+def _function(path, name):
+    """Returns a function of a config file."""
+    if not Path(path).is_file():
+        raise UserError(f"no config file '{path}'")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None:
+        raise UserError(f"config '{path}' is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise UserError(f"config '{path}' has no function {name}")
+    return getattr(module, name)
 
 
 def parse(text: str, like: Any, where: str) -> Any:

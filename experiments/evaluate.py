@@ -10,8 +10,8 @@ from pathlib import Path
 
 from attnjax import cli
 from attnjax import config as config_lib
-from attnjax.files import writing
-from attnjax.training.run import open_run
+from attnjax.files import write_atomically, writing
+from attnjax.training.run import evaluation_path, open_run
 from attnjax.weights.transfer import at_image_size
 
 
@@ -31,23 +31,18 @@ def main() -> None:
 
     split = args.split or config.data.test
     report = workload.test(split, run.variables)
-    control = "_shuffled" if config.data.get("shuffle_images") else ""
-    name = f"evaluation_{_file_name(split)}{control}"
+    path = evaluation_path(args.workdir, split, shuffled=config.data.get("shuffle_images", False))
     result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
     result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
     with writing(args.workdir):
-        (args.workdir / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
         for ending, text in report.files.items():
-            (args.workdir / f"{name}.{ending}").write_text(text)
+            write_atomically(path.with_suffix(f".{ending}"), text)
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
     examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
     print(f"{config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
     for metric, value in report.metrics.items():
         note = f"  ({report.notes[metric]})" if metric in report.notes else ""
         print(f"{split} {metric} {value:.4f}{note}")
-
-
-def _file_name(split):
-    return "".join(c if c.isalnum() else "_" for c in split)
 
 
 if __name__ == "__main__":

@@ -112,11 +112,11 @@ def quick():
 
 @pytest.fixture(scope="session")
 def rows():
-    """Reads a run's numbers: rows(workdir, split="train") -> the split's rows of metrics.jsonl, but for speeds."""
+    """Reads a run's numbers: rows(workdir, split="train") -> the split's rows of metrics.jsonl, but for times."""
 
     def read(workdir, split="train"):
         found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         kept = [row for row in found if row["split"] == split]
-        return [{name: x for name, x in row.items() if not name.endswith("_per_second")} for row in kept]
+        return [{name: x for name, x in row.items() if not name.endswith(("_per_second", "seconds"))} for row in kept]
 
     return read

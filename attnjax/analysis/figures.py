@@ -1,6 +1,5 @@
 """Figures of a run, readable in a paper."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,19 +15,15 @@ from attnjax.analysis.attention import attention_maps, over_patches, rollout
 from attnjax.analysis.lengths import Bucket
 from attnjax.errors import UserError
 from attnjax.models.vit import patch_grid
+from attnjax.training.metrics import read_rows
 from attnjax.training.run import Run
-
-
-def _rows(workdir: Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def learning_curve(workdir: Path):
     """Returns a figure of loss and accuracy against steps, training and validation, from a run's metrics.jsonl."""
-    rows = _rows(workdir)
+    rows = read_rows(workdir)
+    if not rows:
+        raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for split, style in (("train", dict(color="0.6", lw=1)), ("validation", dict(color="C0", marker=".", lw=1.5))):

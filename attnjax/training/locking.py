@@ -1,4 +1,4 @@
-"""One training at a time in a run folder."""
+"""One training at a time in a run folder, one sweep in its folder."""
 
 import contextlib
 import fcntl
@@ -8,8 +8,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
 from attnjax.errors import UserError
 from attnjax.files import reason, writing
 
@@ -18,13 +16,10 @@ FILE = "lock"
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Makes the run folder and holds its lock, which ends with its owner however that ends.
+    """Makes a run folder and holds its lock, which ends with its owner however that ends.
 
-    Of several processes the first one holds it. Raises UserError, which names the owner, if another training has it.
+    Raises UserError, which names the owner, if another one has it.
     """
-    if jax.process_index():
-        yield
-        return
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / FILE).open("a+")
@@ -33,11 +28,23 @@ def locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"'{workdir}' is being trained by process {file.read().strip() or '(starting)'}") from None
+            raise UserError(f"'{workdir}' is in use by process {file.read().strip() or '(starting)'}") from None
         except OSError as error:  # some network file systems have no locks
-            logging.warning("'%s' cannot be locked (%s): start no second training in it", workdir, reason(error))
+            logging.warning("'%s' cannot be locked (%s): start nothing else in it", workdir, reason(error))
         with writing(workdir):
             file.truncate(0)
             file.write(f"{os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def is_locked(workdir: Path) -> bool:
+    """Returns whether somebody holds the lock of a folder; to be asked where nobody may be about to take it."""
+    try:
+        with (workdir / FILE).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no folder, or a file system without locks
+        return False
+    return False

@@ -78,7 +78,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     if jax.process_count() > 1:  # none writes while another still looks at what is there
         multihost_utils.sync_global_devices("looked")
     try:
-        with locked(workdir):
+        with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
             run.check_same_config(workdir, config)  # another training may have begun and ended here meanwhile
             _train(workload, devices, train_step, state, batches, workdir, steps, report)
     finally:
@@ -97,7 +97,8 @@ def _first_state(config, workdir, devices, create):
 def _train(workload, devices, train_step, state, batches, workdir, steps, report):
     config = workload.config
     with contextlib.ExitStack() as closing:
-        stop = closing.enter_context(watch_signals())  # to the end, as closing may wait for a save
+        # To the end, as closing may wait for a save.
+        stop = closing.enter_context(watch_signals(several=jax.process_count() > 1))
         checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints)
         closing.callback(checkpoints.close)
         try:
@@ -108,6 +109,9 @@ def _train(workload, devices, train_step, state, batches, workdir, steps, report
                 report = [*checkpoints.damage, f"resumed from step {start:,} of {workdir}"]
             log = metrics_lib.RunLog(workdir, start, steps)
             closing.callback(log.close)
+            count = parameters.count(state.params)
+            summary = {"steps": steps, "parameters": count, "devices": parallel.describe(devices)}
+            run.write_summary(workdir, summary | {"finished": start == steps})
             _header(log, workload, devices, workdir, state.params, steps)
             for line in report:
                 log.message(line)
@@ -120,6 +124,7 @@ def _train(workload, devices, train_step, state, batches, workdir, steps, report
                 again = f"to go on: python experiments/train.py --workdir {workdir}"
                 log.message(f"stopped by {stop.name} after step {stopped:,}, which is saved; {again}")
                 raise SystemExit(stop.exit_code)
+            run.write_summary(workdir, summary | {"finished": True})
             log.table(_closing_rows(workdir, checkpoints, steps, time.perf_counter() - began))
         except WriteError as error:
             with contextlib.suppress(WriteError):

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from attnjax.files import write_atomically, writing
+
+ROWS_FILE = "metrics.jsonl"
 
 
 def means(sums: dict) -> dict[str, float]:
@@ -36,11 +39,18 @@ def mean_over(eval_step, variables, batches) -> dict[str, float]:
     return means(total)
 
 
-def drop_later_rows(path: Path, step: int) -> None:
-    """Removes the rows after `step` from a metrics.jsonl: a resumed run takes those steps again."""
-    if path.exists():
-        rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_atomically(path, "".join(row for row in rows if json.loads(row)["step"] <= step))
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics.jsonl, without a last one that was not written to its end."""
+    path = workdir / ROWS_FILE
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _drop_later_rows(workdir, step):
+    """Removes the rows after `step`, which a resumed run takes again; returns those that are left."""
+    rows = [row for row in read_rows(workdir) if row["step"] <= step]
+    write_atomically(workdir / ROWS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
 class RunLog:
@@ -57,9 +67,9 @@ class RunLog:
         self._steps = steps
         self._workdir = workdir
         with writing(workdir):
-            if first:
-                drop_later_rows(workdir / "metrics.jsonl", start)
-            self._jsonl = (workdir / "metrics.jsonl" if first else Path(os.devnull)).open("a", buffering=1)
+            rows = _drop_later_rows(workdir, start) if first else []
+            self._began = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
+            self._jsonl = (workdir / ROWS_FILE if first else Path(os.devnull)).open("a", buffering=1)
             self._file = (workdir / "train.log" if first else Path(os.devnull)).open("a", buffering=1)
             self._events = _events(workdir / "tensorboard", start) if first else None
         if first and self.console.is_terminal:
@@ -94,11 +104,15 @@ class RunLog:
             self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Records the numbers of a split ("train", "validation") after `step` steps."""
+        """Records the numbers of a split ("train", "validation") after `step` steps, and the seconds they took.
+
+        Of a resumed run these are the seconds of all its starts, but for what was taken twice.
+        """
         if self._events is None:
             return
+        seconds = round(time.perf_counter() - self._began, 2)
         with writing(self._workdir):
-            self._jsonl.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            self._jsonl.write(json.dumps({"step": step, "split": split, **values, "seconds": seconds}) + "\n")
             for name, value in values.items():
                 event = Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value))
                 self._events.write_event(event)

@@ -19,6 +19,7 @@ from attnjax.training.checkpoint import AVERAGE, Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 
 DATA_FILE = "data.json"
+SUMMARY_FILE = "summary.json"
 
 
 def create_state(workload, optimizer: optax.GradientTransformation) -> state_lib.TrainState:
@@ -46,6 +47,26 @@ def write_description(workdir: Path, workload) -> None:
         if workload.sources and not (workdir / DATA_FILE).exists():
             write_atomically(workdir / DATA_FILE, json.dumps(workload.fingerprint(), indent=2) + "\n")
         config_lib.save(workload.config, workdir / "config.json")
+
+
+def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
+    """Writes of the run in the folder `steps` (all of them), `parameters`, `devices`, and if it has `finished`."""
+    if jax.process_index():
+        return
+    with writing(workdir):
+        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """Returns what `write_summary` wrote; nothing where no training has begun."""
+    path = workdir / SUMMARY_FILE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def evaluation_path(workdir: Path, split: str, shuffled: bool = False) -> Path:
+    """Returns the file of the metrics of a split; `shuffled`: of the control, given images of other examples."""
+    name = "".join(c if c.isalnum() else "_" for c in split)
+    return workdir / f"evaluation_{name}{'_shuffled' if shuffled else ''}.json"
 
 
 def check_same_data(workdir: Path, workload) -> None:

@@ -40,8 +40,11 @@ class Stop:
 
 
 @contextlib.contextmanager
-def watch_signals() -> Iterator[Stop]:
-    """Yields a Stop that SIGTERM and SIGINT set, as often as they come; the handlers there were are put back."""
+def watch_signals(several: bool) -> Iterator[Stop]:
+    """Yields a Stop that SIGTERM and SIGINT set, as often as they come; the handlers there were are put back.
+
+    With `several` processes of JAX, SIGTERM is its preemption service's.
+    """
     stop = Stop()
 
     def record(number, frame):
@@ -51,8 +54,6 @@ def watch_signals() -> Iterator[Stop]:
         stop.signal = number
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # With several processes SIGTERM is the preemption service's.
-    several = jax.process_count() > 1
     handlers = {signal.SIGINT: pass_on} if several else {signal.SIGINT: record, signal.SIGTERM: record}
     if threading.current_thread() is not threading.main_thread():
         handlers = {}  # signals come to the main thread alone

@@ -48,7 +48,7 @@ ARGUMENTS = [
 # What a run folder holds when all is well.
 BELONGS = {
     *("checkpoints", "classes.json", "config.json", "data.json", "lock"),
-    *("metrics.jsonl", "tensorboard", "train.log"),
+    *("metrics.jsonl", "summary.json", "tensorboard", "train.log"),
 }
 
 

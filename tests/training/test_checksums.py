@@ -118,7 +118,17 @@ def test_a_torn_save_leaves_nothing(trained, digits):
         (trained / name).write_text("{")
     digits(trained)
     assert sorted(path.name for path in trained.iterdir()) == sorted(
-        ["checkpoints", "classes.json", "config.json", "data.json", "lock", "metrics.jsonl", "tensorboard", "train.log"]
+        [
+            "checkpoints",
+            "classes.json",
+            "config.json",
+            "data.json",
+            "lock",
+            "metrics.jsonl",
+            "summary.json",
+            "tensorboard",
+            "train.log",
+        ]
     )
     assert {"10", "12"} <= {path.name for path in checkpoints.iterdir()} <= {"6", "10", "12"}
 

@@ -84,7 +84,7 @@ def test_a_signal_at_the_last_step_is_an_end(digits, tmp_path, monkeypatch):
 
 
 def test_signals_are_only_recorded():
-    with watch_signals() as stop:
+    with watch_signals(several=False) as stop:
         assert not stop.asked(1)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -106,7 +106,7 @@ def test_a_second_training_is_refused_and_told_by_whom(digits, tmp_path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"is being trained by process {holder.pid} on "):
+        with pytest.raises(UserError, match=f"is in use by process {holder.pid} on "):
             digits(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     finally:
