@@ -42,6 +42,7 @@ class Attempt:
             )
 
     def _in_the_child(self):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM tells all processes of a job; it is for ours
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if self._cores:

@@ -34,18 +34,17 @@ class Options:
 
 
 class Work:
-    """What a job does: one trial from where it is to its end. submitit asks for a `checkpoint` before it is stopped."""
+    """What a job does: one trial from where it is to its end. submitit calls `checkpoint` before the job is stopped."""
 
-    def __init__(self, sweep: Sweep, trial: Trial):
-        self._sweep, self._trial = sweep, trial
-        self._attempt = None
+    def __init__(self, sweep: Sweep):
+        self._sweep, self._attempt = sweep, None
 
-    def __call__(self) -> None:
+    def __call__(self, trial: Trial) -> None:
         # SLURM tells the training in this job to stop, too: that is for this process to do.
         signal.signal(signal.SIGTERM, lambda number, frame: self._attempt and self._attempt.stop())
-        if not self._sweep.commands(self._trial):
+        if not self._sweep.commands(trial):
             return
-        self._attempt = Attempt(self._sweep, self._trial)
+        self._attempt = Attempt(self._sweep, trial)
         while not self._ended():
             time.sleep(0.2)
 
@@ -57,7 +56,7 @@ class Work:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 
-    def checkpoint(self):
+    def checkpoint(self, trial: Trial):
         """Saves the step, and returns this work for the queue to take again."""
         import submitit
 
@@ -65,7 +64,7 @@ class Work:
             self._attempt.stop()
             while not self._attempt.poll():
                 time.sleep(0.2)
-        return submitit.helpers.DelayedSubmission(Work(self._sweep, self._trial))
+        return submitit.helpers.DelayedSubmission(Work(self._sweep), trial)
 
 
 class Slurm:
@@ -108,7 +107,7 @@ class Slurm:
 
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
-        jobs = executor.map_array(lambda work: work(), [Work(self._sweep, trial) for trial in trials])
+        jobs = executor.map_array(Work(self._sweep), trials)
         self._jobs |= {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
         write_atomically(self._path, json.dumps(self._jobs, indent=2) + "\n")
 
