@@ -314,6 +314,11 @@ def _complete(model):
     return models.fields(**given)
 
 
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns dotted path -> value of all fields."""
+    return dict(_flat(resolve(config)))
+
+
 def _flat(config, prefix=""):
     for key, value in config.items():
         if isinstance(value, ConfigDict):
@@ -324,7 +329,7 @@ def _flat(config, prefix=""):
 
 def differences(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> list[str]:
     """Returns `field: old -> new` for each field that differs, but for those that one of the patterns `free` fits."""
-    old, new = dict(_flat(resolve(old))), dict(_flat(resolve(new)))
+    old, new = flat(old), flat(new)
     missing = object()
     return [
         f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"

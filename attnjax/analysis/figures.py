@@ -37,6 +37,22 @@ def learning_curve(workdir: Path):
     return figure
 
 
+def learning_curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]):
+    """Returns a figure with a panel each, of lines with bands: label -> steps, mean and deviation, each (steps)."""
+    figure, axes = plt.subplots(1, max(1, len(panels)), figsize=(11, 4.2), layout="constrained", squeeze=False)
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    for axis, (name, lines) in zip(axes[0], panels.items(), strict=False):
+        for label, (steps, mean, deviation) in lines.items():
+            color = f"C{labels.index(label) % 10}"
+            axis.plot(steps, mean, label=label, color=color, lw=1.5, marker="." if len(steps) < 40 else "")
+            axis.fill_between(steps, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
+        axis.set(xlabel="step", ylabel=name)
+        axis.grid(alpha=0.3)
+    if labels:
+        figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
 def accuracy_by_length(runs: dict[str, list[Bucket]]):
     """Returns a figure of exact match and subword accuracy against source length: a line a run, a point a bucket."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)

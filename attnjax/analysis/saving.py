@@ -1,6 +1,7 @@
 """Writing figures and the numbers in them."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ def save_figure(path: Path, figure, rows: Sequence[Mapping[str, Any]] = ()) -> N
             _write_csv(path.with_suffix(".csv"), rows)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}") from None
+
+
+def svg(figure) -> str:
+    """Returns a figure as an SVG element, to be put into a page."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    text = out.getvalue()
+    return text[text.index("<svg") :]
 
 
 def _write_csv(path, rows):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attnjax.sweeps.trials import Progress, Sweep, Trial
+from attnjax.sweeps.trials import Progress, Sweep, Trial, clock
 from attnjax.training.stopping import watch_signals
 
 POLL_SECONDS = 0.5
@@ -106,17 +106,9 @@ def _table(rows: dict[Trial, tuple[str, Progress]]) -> Table:
             state,
             f"{progress.step:,}/{progress.steps:,}" if progress.steps else "",
             "" if progress.metric is None else f"{trial.config.best_metric} {progress.metric:.4f}",
-            _clock(progress.seconds_left) if state == "running" else "",
+            clock(progress.seconds_left) if state == "running" and progress.seconds_left is not None else "",
         )
     return table
-
-
-def _clock(seconds):
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def to_run(sweep: Sweep, retry: bool) -> Sequence[Trial]:

@@ -187,3 +187,10 @@ def _plain(text):
 def shown(command: Sequence[str]) -> str:
     """Returns a command as one would type it."""
     return shlex.join(["python", *command[1:]])
+
+
+def clock(seconds: float) -> str:
+    """Returns hours:minutes:seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
