@@ -1,0 +1,79 @@
+"""Sweeps, and trainings of several processes, on a SLURM of our own: `make slurm`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits_lenet.py"
+
+
+def queue():
+    """Returns job -> state."""
+    command = ["squeue", "--noheader", "--array", "--format", "%i %T"]
+    return dict(line.split() for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
+
+
+def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
+    slurm, process, config_file, tmp_path, assert_each_trained_once, watch
+):
+    """A trial is killed, the runner is killed while jobs go on, and a job is told to stop, as its time is over."""
+    folder = tmp_path / "sweep"
+    arguments = ["--config", config_file, "--workdir", folder, "--jobs", 2, "--executor", "slurm", "--slurm.time", 5]
+    arguments.append("--config.steps=800")
+    runner = process("sweep", *arguments)
+    watch.wait_for(lambda: any(count > 2 for count in watch.steps_of(folder).values()))
+    runner.kill()
+    runner.communicate()
+    os.kill(watch.wait_for(lambda: watch.children(folder))[0], signal.SIGKILL)
+    jobs = json.loads((folder / "jobs.json").read_text())
+    assert len(jobs) == 12
+
+    def running():
+        rows = watch.steps_of(folder)
+        states = queue()
+        begun = [name for name, job in jobs.items() if states.get(job) == "RUNNING" and 3 < rows.get(name, 0) < 60]
+        return begun and begun[0]
+
+    stopped = watch.wait_for(running)
+    told = subprocess.Popen(["scancel", "--signal=USR2", jobs[stopped]])  # it tries on while the job ends
+    watch.wait_for(lambda: queue().get(jobs[stopped]) == "PENDING")
+    told.kill()
+    subprocess.run(["scontrol", "update", f"jobid={jobs[stopped]}", "StartTime=now"], check=True)  # SLURM waits minutes
+
+    runner = process("sweep", *arguments)
+    out, err = runner.communicate(timeout=400)
+    assert runner.returncode == 0, out + err
+    assert json.loads((folder / "jobs.json").read_text()) == jobs
+    assert_each_trained_once(folder, steps=800)
+    log = (folder / "logs" / f"{stopped}.log").read_text()
+    assert "which is saved" in log and "resumed from step" in log
+
+
+def test_a_failure_on_slurm_is_told(slurm, process, config_file, tmp_path):
+    arguments = ["--config", config_file, "--workdir", tmp_path / "sweep", "--executor", "slurm", "--jobs", 2]
+    out, err = process("sweep", *arguments, "--config.data.train=nowhere").communicate(timeout=200)
+    assert out.count("failed: ") == 12 and "error: " in out, out + err
+
+
+def test_processes_find_each_other(slurm, tmp_path):
+    short = {"steps": 4, "eval_every": 4, "batch_size": 32, "optimizer.warmup_steps": 1}
+    command = [
+        "srun",
+        "--ntasks=2",
+        sys.executable,
+        CONFIG.parent.parent / "experiments" / "train.py",
+        "--config",
+        CONFIG,
+    ]
+    command += ["--workdir", tmp_path / "run", *(f"--config.{name}={value}" for name, value in short.items())]
+    env = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "data parallel over 2, 2 process(es)" in done.stdout

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import sweeps
+from attnjax.errors import UserError
+from attnjax.sweeps import local, trials
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
+
+
+def test_what_sweeps_are_put_together_from():
+    assert sweeps.values("a.b", [1, 2]) == [{"a.b": 1}, {"a.b": 2}]
+    assert sweeps.seeds(2) == [{"seed": 0}, {"seed": 1}]
+    assert sweeps.product(sweeps.values("a", [1, 2]), sweeps.values("b", "xy")) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+    assert sweeps.zip(sweeps.values("a", [1, 2]), sweeps.values("b", [3, 4])) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert sweeps.chain([{}], sweeps.seeds(1)) == [{}, {"seed": 0}]
+    assert sweeps.product() == [{}]
+    with pytest.raises(ValueError):
+        sweeps.zip(sweeps.seeds(2), sweeps.seeds(3))
+
+
+def plan(file, folder, given=(), evaluate=""):
+    return trials.plan(str(file), folder, given, evaluate, EXPERIMENTS)
+
+
+def write(path, sweep):
+    path.write_text(
+        "from attnjax import config, models, sweeps\n"
+        "def get_config():\n    found = config.classification()\n    found.model = models.fields('mlp')\n"
+        f"    return found\ndef sweep():\n    return {sweep}\n"
+    )
+    return path
+
+
+def names(path, sweep):
+    return [trial.name for trial in plan(write(path, sweep), path.parent / "sweep").trials]
+
+
+def test_trials_are_named_by_what_they_change(tmp_path):
+    file = tmp_path / "x.py"
+    assert names(file, "sweeps.product(sweeps.values('model.widths', [(8, 4), ()]), sweeps.seeds(1))") == [
+        "widths=8-4,seed=0",
+        "widths=none,seed=0",
+    ]
+    assert names(file, "[{}, {'data.source': 'folder:/a b/c'}, {'optimizer.name': 'sgd', 'optimizer.b1': 0.5}]") == [
+        "base",
+        "source=folder-a-b-c",
+        "name=sgd,b1=0.5",
+    ]
+    assert names(file, "[{'data.augment.scale': (0.1, 1.0), 'data.train': 'a[:5%]'}]") == ["scale=0.1-1.0,train=a-5"]
+    long = names(file, "[{'data.source': 'x' * 200 + 'a'}, {'data.source': 'x' * 200 + 'b'}]")
+    assert len(set(long)) == 2 and all(len(name) == trials.LONGEST_NAME for name in long)
+
+
+def test_fields_of_one_name_are_told_apart():
+    assert trials.short_names(["model.encoder.depth", "model.text.depth", "seed"]) == {
+        "model.encoder.depth": "encoder.depth",
+        "model.text.depth": "text.depth",
+        "seed": "seed",
+    }
+
+
+BAD = {
+    "no field": ("[{'model.wdths': (8,)}]", "no field 'wdths', did you mean 'widths'"),
+    "type": ("[{'model.widths': 8}]", "expected tuple"),
+    "empty": ("[]", "has no trials"),
+    "twice": ("[{'seed': 1}, {'seed': 1}]", "two trials of the sweep have the same name: seed=1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused_before_anything_runs(case, tmp_path, entry):
+    sweep, message = BAD[case]
+    folder = tmp_path / "sweep"
+    code, _, err = entry("sweep", "--config", write(tmp_path / "x.py", sweep), "--workdir", folder)
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_other_mistakes_are_one_line(tmp_path, entry, config_file, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    config = Path(config_lib.__file__).parent.parent / "configs" / "digits_lenet.py"
+    for arguments, message in (
+        (["--config", config], "has no function sweep"),
+        (["--config", config_file, "--jobs", 0], "--jobs=0"),
+        (["--config", config_file, "--config.data.test=", "--evaluate"], "data.test is empty"),
+        (["--config", config_file, "--executor", "slurm"], "there is no squeue here"),
+    ):
+        code, _, err = entry("sweep", "--workdir", tmp_path / "sweep", *arguments)
+        assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_another_sweep_in_the_folder_is_refused_and_more_trials_are_not(tmp_path):
+    file, folder = tmp_path / "x.py", tmp_path / "sweep"
+    plan(write(file, "sweeps.seeds(2)"), folder).save()
+    plan(write(file, "sweeps.seeds(3)"), folder).save()
+    assert list(json.loads((folder / trials.FILE).read_text())["trials"]) == ["seed=0", "seed=1", "seed=2"]
+    with pytest.raises(UserError, match="sweep of another overrides"):
+        plan(file, folder, given=[("steps", "5")]).save()
+
+
+def test_a_dry_run_shows_the_commands_and_writes_nothing(tmp_path, entry, config_file):
+    folder = tmp_path / "sweep"
+    code, out, _ = entry("sweep", "--config", config_file, "--workdir", folder, "--dry_run", "--config.steps=5")
+    assert code == 0 and out.count("train.py") == 12 and not folder.exists()
+    assert f"{folder}/widths=8,learning_rate=0.001,seed=0 --config.steps=5 '--config.model.widths=(8,)'" in out
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cores", "gpus", "shares"),
+    [
+        (1, [0, 1, 2], None, [([0, 1, 2], None)]),
+        (2, [0, 1, 2, 3], "4,5", [([0, 1], "4"), ([2, 3], "5")]),
+        (3, [0, 1], "7", [([0], "7"), ([1], "7"), ([0], "7")]),
+        (2, [4, 6, 8], "", [([4], None), ([6, 8], None)]),
+    ],
+)
+def test_jobs_share_cores_and_gpus(jobs, cores, gpus, shares, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(cores))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert [(list(own), gpu) for own, gpu in local.slots(jobs)] == shares
+
+
+def test_a_sweep_that_is_killed_ends_with_every_trial_trained_once(
+    process, config_file, tmp_path, assert_each_trained_once, watch
+):
+    """A trial is killed, then the runner, both by kill -9."""
+    folder = tmp_path / "sweep"
+    arguments = ["--config", config_file, "--workdir", folder, "--jobs", 2]
+    runner = process("sweep", *arguments)
+    watch.wait_for(lambda: any(count > 2 for count in watch.steps_of(folder).values()))
+    os.kill(watch.wait_for(lambda: watch.children(folder))[0], signal.SIGKILL)
+    watch.wait_for(lambda: sum((run / "summary.json").exists() for run in folder.iterdir()) > 3)
+    runner.kill()
+    runner.communicate()
+    runner = process("sweep", *arguments)
+    out, err = runner.communicate(timeout=300)
+    assert runner.returncode == 0, out + err
+    assert not watch.children(folder)
+    runs = assert_each_trained_once(folder)
+    starts = [(run / "train.log").read_text().count(" new run, seed") for run in runs]
+    assert max(starts) <= 2
+    again = process("sweep", *arguments)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0 and "running" not in out + err
+
+
+def test_one_that_fails_does_not_stop_the_rest_and_is_tried_again_on_request(process, tmp_path, config_file):
+    file, folder = tmp_path / "x.py", tmp_path / "sweep"
+    file.write_text(
+        config_file.read_text() + "\ndef sweep():\n"
+        "    return sweeps.values('data.train', ['train[:3]', 'train[:50%]', 'nowhere']) \n"
+    )
+    arguments = ["--config", file, "--workdir", folder, "--config.steps=20", "--evaluate"]
+    out, err = process("sweep", *arguments).communicate(timeout=200)
+    assert "failed: train=nowhere: error: " in out and "--retry" in out, out + err
+    assert (folder / "train=train-50" / "evaluation_test.json").is_file()
+    log = folder / "logs" / "train=nowhere.log"
+    before = log.read_text()
+    again = process("sweep", *arguments)
+    assert "failed: train=nowhere" in again.communicate(timeout=200)[0] and again.returncode == 1
+    assert log.read_text() == before
+    process("sweep", *arguments, "--retry").communicate(timeout=200)
+    assert log.read_text() == 2 * before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_saves_what_is_running(number, code, process, config_file, tmp_path, watch):
+    folder = tmp_path / "sweep"
+    runner = process("sweep", "--config", config_file, "--workdir", folder, "--config.steps=100000", "--jobs", 2)
+    watch.wait_for(lambda: len([count for count in watch.steps_of(folder).values() if count > 2]) == 2)
+    second = process("sweep", "--config", config_file, "--workdir", folder, "--config.steps=100000")
+    assert "is in use by process" in second.communicate(timeout=60)[1] and second.returncode == 2
+    runner.send_signal(number)
+    out, err = runner.communicate(timeout=60)
+    assert runner.returncode == code and "the same command goes on" in out, out + err
+    assert not watch.children(folder)
+    logs = [path.read_text() for path in (folder / "logs").glob("*.log")]
+    assert len(logs) == 2 and all("which is saved" in text for text in logs)
