@@ -6,9 +6,9 @@
 
 The base has 2+2 layers, width 128, 4 heads (d_k = d_v = 32), d_ff 256, dropout 0.1 and label smoothing 0.1, and 405
 steps of 2,048 tokens; each row changes what the paper's does, scaled down with the model. The paper's are of WMT14
-en-de (newstest2013, BLEU; its base 25.8): (A) 1 head 24.9, 16 heads 25.8, 32 heads 25.4; (B) d_k 16 for 64 25.1; (C) 2 layers
-for 6 23.7, 4 25.3, 8 25.5, width 256 for 512 24.5, d_ff 1,024 for 2,048 25.4; (D) dropout 0 24.6, 0.2 25.5, label
-smoothing 0 25.3, 0.2 25.7; (E) learned positions 25.7.
+en-de (newstest2013, BLEU; its base 25.8): (A) 1 head 24.9, 16 heads 25.8, 32 heads 25.4; (B) d_k 16 for 64 25.1; (C) 2
+layers for 6 23.7, 4 25.3, 8 25.5, width 256 for 512 24.5, d_ff 1,024 for 2,048 25.4; (D) dropout 0 24.6, 0.2 25.5,
+label smoothing 0 25.3, 0.2 25.7; (E) learned positions 25.7.
 """
 
 from pathlib import Path
