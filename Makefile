@@ -6,7 +6,7 @@ VENV := .venv
 PARITY := .venv-parity
 NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
 
-.PHONY: demo test lint parity slurm survive
+.PHONY: demo test lint parity survive sweeps
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
@@ -27,8 +27,8 @@ lint: $(VENV)/ready
 survive: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m thorough -s
 
-slurm: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -m slurm
+sweeps: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -m sweeps
 
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity

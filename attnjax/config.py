@@ -46,9 +46,11 @@ def _common() -> dict[str, Any]:
         "optimizer": {
             "name": "adamw",  # sgd, adam, adamw, lamb
             "learning_rate": 1e-3,  # the peak; noam: the factor before d^-0.5
-            "schedule": "cosine",  # constant, cosine, linear, inverse_sqrt, noam
+            "schedule": "cosine",  # constant, step, cosine, linear, inverse_sqrt, noam
             "warmup_steps": 0,
             "end_learning_rate": 0.0,  # of cosine and linear
+            "boundaries": (),  # of step: the steps from which the rate is decay_factor times what it was
+            "decay_factor": 0.1,
             "noam_width": 512,  # d_model in noam's d^-0.5
             "b1": 0.9,
             "b2": 0.999,

@@ -25,12 +25,15 @@ SMALLER = {
     "vit": {"depth": 1},
     "swin": {"depths": (1, 1), "num_heads": (1, 2)},
     "crossvit": {"stages": 1, "depths": (1, 1)},
-    "resnet": {"blocks": (1, 1, 1)},
     "transformer": {"encoder_depth": 1, "decoder_depth": 1},
 }
 # The arguments of those whose models differ by them; of the others, the default.
-ARGUMENTS = {"reverse.py": [f":model={name}" for name in ("rnn", "lstm", "lstm_attention", "transformer")]}
-SPECS = [path.name + argument for path in sorted(FOLDER.glob("*.py")) for argument in ARGUMENTS.get(path.name, [""])]
+ARGUMENTS = {
+    "reverse.py": [f":model={name}" for name in ("rnn", "lstm", "lstm_attention", "transformer")],
+    "paper/cifar10_transformers.py": [":model=swin", ":model=vit"],
+}
+NAMES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.py"))]
+SPECS = [name + argument for name in NAMES for argument in ARGUMENTS.get(name, [""])]
 
 
 def classification(config, workdir):
@@ -97,6 +100,8 @@ def make_step(spec, workdir):
     """Returns a train step of a config, the function that makes the state it starts from, and a batch."""
     config = config_lib.load(str(FOLDER / spec))
     config.model.update(SMALLER.get(config.model.name, {}))
+    if config.model.name == "resnet":
+        config.model.blocks = (1,) * len(config.model.blocks)
     workload, batch = TASKS[config.task](config, workdir)
     schedule = make_schedule(config.optimizer, config.steps or 10**6)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -114,6 +119,18 @@ def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     after, metrics = jax.jit(step)(start(), batch)
     assert after.step == 1 and np.isfinite(metrics["loss"][0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+TRACED += [
+    f"paper/wmt14_transformer.py:size={size},languages={pair}"
+    for size in ("base", "big")
+    for pair in ("en-de", "en-fr")
+]
+TRACED += [f"paper/imagenet_vit.py:size={size},data=imagenet21k" for size in ("B/16", "L/16")]
+TRACED += ["paper/imagenet_vit_finetune.py:size=L/16", "paper/imagenet_swin_finetune.py:size=T,image_size=224"]
+TRACED += [f"paper/imagenet_swin.py:size={size}" for size in "TSB"]
+TRACED += [f"paper/imagenet_resnet.py:size={layers}" for layers in (18, 152)]
+TRACED += [f"paper/cifar10_resnet.py:size=cifar{layers}" for layers in (32, 44, 56, 110)]
 
 
 @pytest.mark.parametrize("spec", TRACED)

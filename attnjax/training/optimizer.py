@@ -38,7 +38,15 @@ def _inverse_sqrt(config, steps):
     return lambda step: config.learning_rate * jnp.sqrt(warmup / (jnp.maximum(step, 0) + warmup))
 
 
-_DECAYS = {"constant": _constant, "cosine": _cosine, "linear": _linear, "inverse_sqrt": _inverse_sqrt}
+def _step(config, steps):
+    """The rate times `decay_factor` from each of `boundaries` on."""
+    at = {boundary - config.warmup_steps: config.decay_factor for boundary in config.boundaries}
+    if min(at, default=1) <= 0:
+        raise UserError(f"optimizer.boundaries={config.boundaries}: they should come after the warm-up")
+    return optax.piecewise_constant_schedule(config.learning_rate, at)
+
+
+_DECAYS = {"constant": _constant, "step": _step, "cosine": _cosine, "linear": _linear, "inverse_sqrt": _inverse_sqrt}
 
 
 def noam(factor: float, width: int, warmup_steps: int) -> optax.Schedule:

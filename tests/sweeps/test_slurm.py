@@ -1,4 +1,4 @@
-"""Sweeps, and trainings of several processes, on a SLURM of our own: `make slurm`."""
+"""Sweeps, and trainings of several processes, on a SLURM of our own: `make sweeps`."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slurm
+pytestmark = pytest.mark.sweeps
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits_lenet.py"
 

@@ -133,6 +133,7 @@ def test_jobs_share_cores_and_gpus(jobs, cores, gpus, shares, monkeypatch):
     assert [(list(own), gpu) for own, gpu in local.slots(jobs)] == shares
 
 
+@pytest.mark.sweeps
 def test_a_sweep_that_is_killed_ends_with_every_trial_trained_once(
     process, config_file, tmp_path, assert_each_trained_once, watch
 ):

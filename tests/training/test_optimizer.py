@@ -31,6 +31,10 @@ def test_constant_and_its_warmup():
 def test_cosine_and_linear_end_where_told():
     cosine = rates(schedule="cosine", end_learning_rate=0.5)
     np.testing.assert_allclose([cosine[0], cosine[50], cosine[100]], [2.0, 1.25, 0.5], atol=1e-6)
+    steps = rates(schedule="step", boundaries=(40, 80), decay_factor=0.5, warmup_steps=10)
+    assert [steps[at] for at in (5, 10, 39, 40, 79, 80, 100)] == [1.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
+    with pytest.raises(UserError, match="after the warm-up"):
+        rates(schedule="step", boundaries=(10,), warmup_steps=10)
     linear = rates(schedule="linear", warmup_steps=20)
     np.testing.assert_allclose([linear[20], linear[60], linear[100]], [2.0, 1.0, 0.0], atol=1e-6)
 
