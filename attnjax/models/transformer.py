@@ -73,6 +73,7 @@ class Transformer(nn.Module):
     encoder_depth: int = 6
     decoder_depth: int = 6
     num_heads: int = 8
+    key_size: int = 0  # of a head's queries and keys; 0: as of its values, width / num_heads; table 3 (B)
     mlp_dim: int = 2048
     norm: str = "post"  # "pre" adds a final LayerNorm to encoder and decoder
     positions: str = "interleaved"
@@ -110,6 +111,7 @@ class Transformer(nn.Module):
         options = dict(
             num_heads=self.num_heads,
             mlp_dim=self.mlp_dim,
+            key_size=self.key_size,
             norm=self.norm,
             dropout=self.dropout,
             hidden_dropout=self.hidden_dropout,

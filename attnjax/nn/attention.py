@@ -67,6 +67,9 @@ class MultiHeadAttention(nn.Module):
     attend; returns (B, Q, features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are sown as
     "attention" (before dropout). Active dropout needs the rng "dropout".
 
+    Queries and keys have `key_size` features a head, values an equal share of the width: d_k and d_v of the paper, which
+    varies d_k in table 3 (B). Fused kernels want both alike; with another `key_size` the products are explicit.
+
     For decoding step by step, a cache holds keys and values (B, H, K, d): `start_cache`, `keys_and_values`, `step` and
     `look_up`.
     """
@@ -74,6 +77,7 @@ class MultiHeadAttention(nn.Module):
     num_heads: int
     features: int  # of the output
     qkv_features: int | None = None  # all heads together; default: features
+    key_size: int = 0  # of a head's queries and keys; 0: as of its values
     dropout: float = 0.0  # on the weights, drawn for each of them
     use_bias: bool = True
     kernel: str = "auto"
@@ -87,9 +91,18 @@ class MultiHeadAttention(nn.Module):
         if self.kernel not in KERNELS:
             raise UserError(f"unknown attention kernel '{self.kernel}'. Known: {', '.join(KERNELS)}")
         self.head_dim = width // self.num_heads
+        if self.key_size < 0:
+            raise UserError(f"attention needs a key_size of at least 1, or 0 for the values', got {self.key_size}")
+        self.key_dim = self.key_size or self.head_dim
+        self.uneven = self.key_dim != self.head_dim
+        if self.uneven and self.kernel not in ("auto", "head_major"):
+            raise UserError(
+                f"attention kernel '{self.kernel}' wants keys as large as values, {self.head_dim} features a head, "
+                f"not key_size={self.key_size}; use auto or head_major"
+            )
         self.query, self.key, self.value = (
-            Linear((self.num_heads, self.head_dim), use_bias=self.use_bias, kernel_init=self.kernel_init)
-            for _ in range(3)
+            Linear((self.num_heads, size), use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
+            for size in (self.key_dim, self.key_dim, self.head_dim)
         )
         self.out = Linear(
             self.features, in_axes=2, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
@@ -108,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         kernel = self.kernel
         if kernel == "auto":
             kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim, biased=bias is not None)
-        if kernel == "head_major" or wants_weights:
+        if kernel == "head_major" or wants_weights or self.uneven:
             q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(1, 2) for x in (q_BQHd, k_BKHd, v_BKHd))
             weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=mask, bias=bias)
             self.sow("intermediates", "attention", weights_BHQK)
@@ -118,8 +131,8 @@ class MultiHeadAttention(nn.Module):
 
     def start_cache(self, batch: int, length: int) -> Cache:
         """Returns an empty cache for `length` steps of self-attention."""
-        shape = (batch, self.num_heads, length, self.head_dim)
-        return {name: jnp.zeros(shape, self.dtype) for name in ("key", "value")}
+        sizes = {"key": self.key_dim, "value": self.head_dim}
+        return {name: jnp.zeros((batch, self.num_heads, length, d), self.dtype) for name, d in sizes.items()}
 
     def keys_and_values(self, x_kv) -> Cache:
         """Returns the cache of a memory (B, K, D') that stays the same over all steps."""
@@ -146,7 +159,9 @@ class MultiHeadAttention(nn.Module):
         return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(1, 2))
 
     def _project(self, x, *layers):
-        """Returns each layer's projection (B, N, H, d) of x, all by one product, which reads x once."""
+        """Returns each layer's projection (B, N, H, d) of x: of one size, all by one product, which reads x once."""
+        if len({layer.features for layer in layers}) > 1:
+            return [layer(x) for layer in layers]
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
         kernel_DPHd = jnp.stack(kernels, axis=1)
         bias_PHd = jnp.stack(biases) if self.use_bias else None

@@ -86,6 +86,7 @@ class EncoderBlock(nn.Module):
 
     num_heads: int
     mlp_dim: int
+    key_size: int = 0  # of a head's queries and keys; 0: as of its values
     norm: str = "pre"
     dropout: float = 0.0  # on the output of each branch
     hidden_dropout: float = 0.0  # inside the MLP
@@ -103,6 +104,7 @@ class EncoderBlock(nn.Module):
         attention = self.attention_layer(
             self.num_heads,
             features=x.shape[-1],
+            key_size=self.key_size,
             dropout=self.attention_dropout,
             kernel=self.attention_kernel,
             kernel_init=self.kernel_init,
@@ -135,6 +137,7 @@ class DecoderBlock(nn.Module):
     features: int
     num_heads: int
     mlp_dim: int
+    key_size: int = 0  # of a head's queries and keys; 0: as of its values
     norm: str = "post"
     cross_attention: Sequence[str] = ("plain",)
     dropout: float = 0.0  # on the output of each branch
@@ -153,6 +156,7 @@ class DecoderBlock(nn.Module):
             MultiHeadAttention,
             self.num_heads,
             self.features,
+            key_size=self.key_size,
             dropout=self.attention_dropout,
             kernel=self.attention_kernel,
             dtype=self.dtype,

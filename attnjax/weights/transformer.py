@@ -40,7 +40,7 @@ from attnjax.weights.naming import (
 
 TARGET, SOURCE, OUTPUT = "target_embedding/embedding", "source_embedding/embedding", "output/kernel"
 BIAS = "logits_bias"
-_FIELDS = {"cross_attention": (("plain",),)}  # of the model: what is fixed in all families
+_FIELDS = {"cross_attention": (("plain",),), "key_size": (0,)}  # of the model: what is fixed in all families
 # What equals the target's table, loosest first; see Transformer.tie.
 _TIED = {"none": (), "decoder": (OUTPUT,), "all": (OUTPUT, SOURCE)}
 

@@ -37,6 +37,29 @@ def test_counts(vocabularies, size, changes, expected):
     assert parameters(vocabularies, size, **changes) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "difference", "millions"),
+    [
+        ({"key_size": 64}, 0, 65),
+        ({"key_size": 16}, -18 * 2 * (512 + 1) * 8 * 48, 58),  # 18 attentions, each with queries and keys
+        ({"key_size": 32}, -18 * 2 * (512 + 1) * 8 * 32, 60),
+        ({"encoder_depth": 2, "decoder_depth": 2}, -29_425_664, 36),
+        ({"encoder_depth": 4, "decoder_depth": 4}, -14_712_832, 50),
+        ({"encoder_depth": 8, "decoder_depth": 8}, 14_712_832, 80),
+        ({"mlp_dim": 1024}, -12 * 1024 * (2 * 512 + 1), 53),
+        ({"mlp_dim": 4096}, 12 * 2048 * (2 * 512 + 1), 90),
+        ({"num_heads": 1}, 0, 65),
+        ({"num_heads": 32}, 0, 65),
+        ({"positions": "learned"}, 2 * 1024 * 512, 65),
+    ],
+)
+def test_table_3_counts_by_their_difference_to_base(changes, difference, millions):
+    """The paper's 65 million are of a vocabulary that it does not tell: what a row changes is comparable."""
+    assert parameters((37_000, 37_000), "base", **changes) - 63_082_496 == difference
+    if "positions" not in changes:
+        assert abs(difference / 1e6 - (millions - 65)) < 1  # the paper's are rounded, both of them
+
+
 @pytest.mark.parametrize("form", ["interleaved", "concatenated", "fairseq"])
 def test_sinusoids_are_the_published_formula(form):
     table, width = sinusoids(50, 12, form), 12
@@ -54,10 +77,12 @@ def sentences(rng, length):
     return jnp.asarray(tokens, jnp.int32)
 
 
-@pytest.fixture(params=[("post", "interleaved", "all"), ("pre", "learned", "decoder"), ("post", "fairseq", "none")])
+@pytest.fixture(
+    params=[("post", "interleaved", "all", 3), ("pre", "learned", "decoder", 0), ("post", "fairseq", "none", 6)]
+)
 def model(request):
-    norm, positions, tie = request.param
-    return Transformer(V, V, norm=norm, positions=positions, tie=tie, **SMALL)
+    norm, positions, tie, key_size = request.param
+    return Transformer(V, V, norm=norm, positions=positions, tie=tie, key_size=key_size, **SMALL)
 
 
 @pytest.fixture
@@ -158,6 +183,8 @@ def test_impossible_fields_are_named(batch):
         (dict(tie="both"), "Known: none, decoder, all"),
         (dict(positions="rotary"), "Known: interleaved"),
         (dict(norm="middle"), "Known: pre, post"),
+        (dict(key_size=-1), "key_size of at least 1, or 0 for the values', got -1"),
+        (dict(key_size=3, attention_kernel="xla"), "'xla' wants keys as large as values, 4 features a head, not key_s"),
         (dict(max_length=6), "7 tokens are more than the model's max_length=6"),
     ]:
         with pytest.raises(UserError, match=message):

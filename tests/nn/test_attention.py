@@ -18,7 +18,7 @@ def reference(params, x_q, x_kv, mask=None, bias=None):
             k = x_kv[b] @ params["key"]["kernel"][:, h] + params["key"]["bias"][h]
             v = x_kv[b] @ params["value"]["kernel"][:, h] + params["value"]["bias"][h]
             for i, query in enumerate(q):
-                logits = np.array([query @ key / np.sqrt(D // H) for key in k])
+                logits = np.array([query @ key / np.sqrt(len(query)) for key in k])
                 logits = logits + (0 if bias is None else bias[b, h, i])
                 allowed = np.ones(len(k), bool) if mask is None else mask[b, h, i]
                 if allowed.any():
@@ -55,9 +55,23 @@ def test_cross_attention_equals_the_definition(inputs, kernel, masked, biased):
     np.testing.assert_allclose(module.apply(params, x_q, x_kv, **options), expected, atol=1e-5)
 
 
-def test_self_attention_is_cross_attention_with_itself(inputs):
+@pytest.mark.parametrize("key_size", [1, 3, 7])
+def test_keys_of_another_size_than_values(inputs, key_size):
+    x_q, x_kv, mask, bias = inputs
+    module = MultiHeadAttention(H, D, key_size=key_size)
+    params = random_params(module, x_q, x_kv)["params"]
+    shapes = {name: part["kernel"].shape for name, part in params.items()}
+    assert shapes == {
+        "query": (D, H, key_size), "key": (D, H, key_size), "value": (D, H, D // H), "out": (H, D // H, D),
+    }  # fmt: skip
+    expected = reference(jax.tree.map(np.asarray, params), np.asarray(x_q), np.asarray(x_kv), mask=mask, bias=bias)
+    np.testing.assert_allclose(module.apply({"params": params}, x_q, x_kv, mask=mask, bias=bias), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("key_size", [0, 3])
+def test_self_attention_is_cross_attention_with_itself(inputs, key_size):
     x = inputs[0]
-    module = MultiHeadAttention(H, D)
+    module = MultiHeadAttention(H, D, key_size=key_size)
     params = random_params(module, x)
     np.testing.assert_allclose(module.apply(params, x), module.apply(params, x, x), atol=1e-5)
 

@@ -345,6 +345,7 @@ FAMILIES = {
         ("Marian's npz", dict(activation="tanh"), "activation=tanh, not relu or swish"),
         ("fairseq", dict(), "positions=concatenated, not fairseq or learned"),
         ("fairseq", dict(positions="fairseq", output_bias=True), "output_bias=True, not False"),
+        ("fairseq", dict(positions="fairseq", key_size=3), "key_size=3, not 0"),
         ("Marian's npz", dict(cross_attention=("gated",)), "cross_attention=('gated',), not ('plain',)"),
     ],
 )
