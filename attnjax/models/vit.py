@@ -1,18 +1,24 @@
 """Vision Transformer (Dosovitskiy et al. 2020)."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError
+from attnjax.errors import UserError, nearest
 from attnjax.nn import layers
+from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import EncoderBlock, layer_norm
 from attnjax.nn.linear import Linear
-from attnjax.nn.positions import LearnedPositions
+from attnjax.nn.positions import LearnedPositions, LearnedPositions2D, RelativePositions
+from attnjax.nn.windows import Pair
 
 POOLS = ("token", "average")
+# "learned": a table added to the patches; "learned_2d": one for rows and one for columns; "relative": biases on the
+# attention logits. Appendix D.4 compares them, in table 8.
+POSITIONS = ("none", "learned", "learned_2d", "relative")
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -55,11 +61,33 @@ def prepend_class_token(module: nn.Module, x, init=nn.initializers.zeros):
     return jnp.concatenate([token, x], axis=1)
 
 
+class GridAttention(MultiHeadAttention):
+    """Self-attention of tokens that end in a grid of patches, with relative positions: (B, N, D) -> (B, N, features).
+
+    A pair of patches has a learned bias for each head and distance along both axes; one with a class token has none.
+    That is Swin's (Liu et al. 2021, section 3.2), with the whole grid for a window. In Dosovitskiy et al.'s (2020,
+    appendix D.4) the distance is one-dimensional, along the sequence, and the bias is the product of the query and a
+    vector learned for that distance. Where a class token is read, the last block's biases are without effect.
+    """
+
+    grid: Pair = (14, 14)
+
+    def setup(self):
+        super().setup()
+        self.relative_positions = RelativePositions(self.num_heads)
+
+    def __call__(self, x, *, mask=None, train: bool = False):
+        bias = self.relative_positions(self.grid)
+        before = x.shape[1] - bias.shape[-1]
+        bias = jnp.pad(bias, ((0, 0), (0, 0), (before, 0), (before, 0)))
+        return super().__call__(x, mask=mask, bias=bias, train=train)
+
+
 class ViT(nn.Module):
     """Vision Transformer: (B, H, W, C) -> logits (B, num_classes) float32, or (B, width) if num_classes is 0.
 
     Parameter names follow the paper's figure 1; VIT_SIZES holds table 1's sizes and the smaller ones that followed.
-    The image size is read from the input; a table learned at another size is resized by `nn.positions`.
+    The image size is read from the input; tables learned at another size are resized by `nn.positions`.
     """
 
     num_classes: int
@@ -69,7 +97,8 @@ class ViT(nn.Module):
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: str = "token"  # "token": a learned class token; "average": the mean over patches, no class token
-    position_std: float = 0.02  # of the table at the start
+    position: str = "learned"  # of POSITIONS
+    position_std: float = 0.02  # of the tables added to the patches, at the start
     pre_logits: int = 0  # width of a tanh layer before the head; 0 for none
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -85,6 +114,8 @@ class ViT(nn.Module):
     def setup(self):
         if self.pool not in POOLS:
             raise UserError(f"unknown pool '{self.pool}'. Known: {', '.join(POOLS)}")
+        if self.position not in POSITIONS:
+            raise UserError(f"unknown position '{self.position}' of vit, {nearest(self.position, POSITIONS)}")
         if self.pre_logits:
             self.hidden = Linear(self.pre_logits, dtype=self.dtype, name="pre_logits")
         self.head = Linear(self.num_classes, kernel_init=nn.initializers.zeros)
@@ -104,8 +135,12 @@ class ViT(nn.Module):
         x = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(x)
         if self.pool == "token":
             x = prepend_class_token(self, x)
-        x = LearnedPositions(self.position_std, self.dtype, name="positions")(x)
+        if self.position == "learned":
+            x = LearnedPositions(self.position_std, self.dtype, name="positions")(x)
+        elif self.position == "learned_2d":
+            x = LearnedPositions2D(self.position_std, self.dtype, name="positions")(x, grid)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        relative = self.position == "relative"
         blocks = [
             EncoderBlock(
                 num_heads=self.num_heads,
@@ -117,6 +152,7 @@ class ViT(nn.Module):
                 activation=self.activation,
                 epsilon=self.epsilon,
                 attention_kernel=self.attention_kernel,
+                attention_layer=partial(GridAttention, grid=grid) if relative else MultiHeadAttention,
                 dtype=self.dtype,
                 name=f"block{i}",
             )

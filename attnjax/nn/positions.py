@@ -1,6 +1,7 @@
 """Position embeddings: sinusoids, learned tables, relative biases, and the resizing of tables to another grid."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from attnjax.errors import UserError, nearest
@@ -40,6 +41,33 @@ class LearnedPositions(nn.Module):
     def __call__(self, x):
         table = self.param("embedding", nn.initializers.normal(self.std), (1, *x.shape[1:]), "float32")
         return x + table.astype(self.dtype)
+
+
+class LearnedPositions2D(nn.Module):
+    """Adds a learned vector for the row and one for the column, half the width each, side by side.
+
+    Call with tokens (B, p + h * w, D) that end in a grid (h, w) of patches, and the grid; returns (B, p + h * w, D).
+    The p tokens before the patches, as a class token, have vectors of their own (Dosovitskiy et al. 2020, appendix
+    D.4).
+    """
+
+    std: float = 0.02  # of the tables at the start
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x, grid: Pair):
+        (h, w), width = grid, x.shape[-1]
+        before, half = x.shape[1] - h * w, width // 2
+
+        def table(name, *shape):
+            return self.param(name, nn.initializers.normal(self.std), shape, "float32")
+
+        rows, columns = table("rows", h, half), table("columns", w, width - half)
+        parts = jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))
+        positions = jnp.concatenate(parts, axis=1)
+        if before:
+            positions = jnp.concatenate([table("class_token", before, width), positions])
+        return x + positions.astype(self.dtype)
 
 
 class RelativePositions(nn.Module):

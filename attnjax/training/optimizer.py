@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from attnjax.errors import UserError, nearest
 
-NO_DECAY = re.compile(r"(bias|scale|gate\d*|class_token|positions/embedding)$")
+NO_DECAY = re.compile(r"(bias|scale|gate\d*|class_token|positions/\w+)$")
 
 
 def decay_mask(params):

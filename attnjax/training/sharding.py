@@ -30,6 +30,7 @@ ATTENTION: Rules = (
     (r"(source|target)_embedding/embedding", ("tensor", "fsdp")),  # vocabulary, width
     (r"relative_positions/embedding", (None, None, "tensor")),  # rows, columns, heads
     (r"positions/embedding", (None, None, "fsdp")),
+    (r"positions/(rows|columns)", (None, "fsdp")),
     (r"projection/kernel", (None, None, None, "fsdp")),  # of patches
     (r"(reduction|linear|head\d*|pre_logits|adapter|output)/kernel", ("fsdp", None)),
 )

@@ -218,6 +218,7 @@ FORMATS = (GOOGLE, TIMM, HUGGINGFACE, HUGGINGFACE_5, TUTORIAL)
 
 def _check_expressible(model):
     problems = {
+        f"position={model.position}": model.position != "learned",
         "pool=average": model.pool != "token",
         "final_norm=False": not model.final_norm,
         "pre_logits": bool(model.pre_logits),

@@ -204,7 +204,9 @@ def test_written_for_hugging_face_and_read_again(make_config, random_variables, 
         write(tmp_path / "out", config, variables)
 
 
-@pytest.mark.parametrize("fields", [{"pool": "average"}, {"final_norm": False}, {"pre_logits": 8}])
+@pytest.mark.parametrize(
+    "fields", [{"position": "none"}, {"pool": "average"}, {"final_norm": False}, {"pre_logits": 8}]
+)
 def test_hugging_face_cannot_express(fields, make_config, random_variables, tmp_path):
     config = make_config(**fields)
     with pytest.raises(UserError, match=f"cannot express this model: {next(iter(fields))}"):
