@@ -67,7 +67,7 @@ class GridAttention(MultiHeadAttention):
     A pair of patches has a learned bias for each head and distance along both axes; one with a class token has none.
     That is Swin's (Liu et al. 2021, section 3.2), with the whole grid for a window. In Dosovitskiy et al.'s (2020,
     appendix D.4) the distance is one-dimensional, along the sequence, and the bias is the product of the query and a
-    vector learned for that distance.
+    vector learned for that distance. Where a class token is read, the last block's biases are without effect.
     """
 
     grid: Pair = (14, 14)

@@ -67,8 +67,8 @@ class MultiHeadAttention(nn.Module):
     attend; returns (B, Q, features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are sown as
     "attention" (before dropout). Active dropout needs the rng "dropout".
 
-    Queries and keys have `key_size` features a head, values an equal share of the width: d_k and d_v of the paper,
-    which varies d_k in table 3 (B). Fused kernels want both alike; with another `key_size` the products are explicit.
+    Queries and keys have `key_size` features a head, values an equal share of the width: the paper's d_k, which table 3
+    (B) varies, and d_v. Fused kernels want both alike; with another `key_size` the products are explicit.
 
     For decoding step by step, a cache holds keys and values (B, H, K, d): `start_cache`, `keys_and_values`, `step` and
     `look_up`.

@@ -66,7 +66,7 @@ class LearnedPositions2D(nn.Module):
         parts = jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))
         positions = jnp.concatenate(parts, axis=1)
         if before:
-            positions = jnp.concatenate([table("before", before, width), positions])
+            positions = jnp.concatenate([table("class_token", before, width), positions])
         return x + positions.astype(self.dtype)
 
 

@@ -157,6 +157,11 @@ def _fit_positions(weights, fresh, config):
         if old != new:
             loaded[path] = resize_positions(loaded[path], old, new, weights.resize_rule)
             report.append(f"positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({weights.resize_rule})")
+    for path in [path for path in fresh if path.endswith(("positions/rows", "positions/columns")) and path in loaded]:
+        axis, old, new = path.rsplit("/", 1)[1], len(loaded[path]), len(fresh[path])
+        if old != new:
+            loaded[path] = resize_grid(loaded[path][:, None], (new, 1), weights.resize_rule)[:, 0]
+            report.append(f"positions of {axis} resized {old} -> {new} ({weights.resize_rule})")
     return loaded, report
 
 

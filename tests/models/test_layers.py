@@ -13,6 +13,7 @@ from attnjax.nn import layers
 SMALL = dict(width=16, num_heads=2, mlp_dim=32)
 MODELS = {
     "vit": models.fields("vit", **SMALL, patch_size=4, depth=3),
+    "vit, relative": models.fields("vit", **SMALL, patch_size=4, depth=3, position="relative"),
     "swin": models.fields("swin", patch_size=2, width=8, depths=(2, 5), num_heads=(2, 4), window=2, shift=True),
     "crossvit": models.fields(
         "crossvit", patch_sizes=(2, 4), image_scales=(1.0, 1.0), widths=(8, 16), depths=(1, 3), stages=2, num_heads=2

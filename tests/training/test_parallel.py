@@ -202,14 +202,17 @@ def test_ten_steps_move_the_parameters(name):
     assert np.mean([np.abs(first[key] - last[key]).max() > 1e-4 for key in first]) > 0.7
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_kernel_and_table_has_a_rule(name):
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [*((name, {}) for name in MODELS), *(("vit", {"position": p}) for p in ("learned_2d", "relative"))],
+)
+def test_every_kernel_and_table_has_a_rule(name, fields):
     """And each is cut into as many shares as "fsdp" has, where its sizes allow."""
-    task, example = build(name)
+    task, example = build(name, **fields)
     params, _ = jax.eval_shape(task.init, jax.random.key(0), example)
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         text = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not text.endswith(("kernel", "embedding")) or leaf.shape[-1] == 1:
+        if not text.endswith(("kernel", "embedding", "rows", "columns")) or leaf.shape[-1] == 1:
             continue
         axes = sharding.spec(text, leaf.shape, sharding.RULES[name], dict.fromkeys(sharding.AXES, 1))
         assert any(axes), f"{text} {leaf.shape} has no rule"

@@ -14,6 +14,7 @@ from attnjax.training import run
 from attnjax.training.checkpoint import Checkpoints
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import transfer
+from attnjax.weights.published import Weights
 from attnjax.workloads.captioning import CaptioningWorkload
 from attnjax.workloads.classification import ClassificationWorkload
 
@@ -79,6 +80,26 @@ def test_other_classes_and_image_size(make_config, google_file):
         np.testing.assert_array_equal(array, kept, err_msg=name)
     averaged = flat(state.ema)  # restarts from the loaded weights
     assert all(np.array_equal(averaged[name], params[name]) for name in params)
+
+
+@pytest.mark.parametrize(
+    ("position", "message"),
+    [
+        ("learned_2d", "positions of rows resized 4 -> 6 (bicubic)"),
+        ("relative", "relative positions resized 7x7 -> 11x7 (bicubic)"),
+    ],
+)
+def test_other_positions_at_another_image_size(position, message, make_config, random_variables):
+    variables = random_variables(make_config(position=position), 3)
+    weights = Weights("a", variables, 3, classes=None, image_size=(16, 16), resize_rule="bicubic")
+    config = make_config(position=position, image_size=(24, 16))
+    fresh = make_shapes(config, 3)
+    state, report = transfer.load(fresh, weights, config)
+    assert report == [message]
+    changed = {path for path, array in flat(state.params).items() if array.shape != variables[f"params/{path}"].shape}
+    ends = "positions/rows" if position == "learned_2d" else "relative_positions/embedding"
+    assert changed and all(path.endswith(ends) for path in changed)
+    assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(lambda x: x.shape, fresh)
 
 
 @pytest.fixture
