@@ -44,14 +44,23 @@ def classification(config, workdir):
     return workload, {"image": image, "label": np.array([1, 2], np.int32), "mask": np.ones(2, bool)}
 
 
+def write_numbers(languages, count, folder):
+    """Writes train.LANGUAGE files of the numbers in words."""
+    assert set(languages) <= {"en", "de", "fr"}
+    for language in languages:
+        lines = [num2words(number, lang=language) for number in range(count)]
+        (folder / f"train.{language}").write_text("\n".join(lines) + "\n")
+
+
 def translation(config, workdir):
     data = config.data
     data.train, data.validation = "train[:300]", ""
     if data.source.startswith("tfds:symbols/"):
         data.data_dir = str(workdir / "tfds")  # beside no others, as there are few of them
     else:
-        assert set(data.languages) <= {"en", "de", "fr"}
-        data.source, data.data_dir, data.vocabulary.size = "tfds:numwords", "", 150
+        write_numbers(data.languages, 300, workdir)
+        data.source, data.data_dir, data.vocabulary.size = f"text:{workdir}", "", 150
+        data.train = "train"
     data.batching.max_tokens = 8 * data.batching.max_length
     workload = TranslationWorkload.for_training(config, workdir)
     batches = workload.batches()
@@ -69,10 +78,8 @@ def captioning(config, workdir):
     for number in range(count):
         Image.new("RGB", (80, 60 + number), (number, 100, 200)).save(workdir / f"{number}.png")
     if data.image_lines:
-        assert data.images and set(data.languages) <= {"en", "de", "fr"}
-        for language in data.languages:
-            lines = [num2words(number, lang=language) for number in range(count)]
-            (workdir / f"train.{language}").write_text("\n".join(lines) + "\n")
+        assert data.images
+        write_numbers(data.languages, count, workdir)
         (workdir / "lines.tsv").write_text("".join(f"train\t{number}\t{number}.png\n" for number in range(count)))
         data.source, data.images, data.image_lines = f"text:{workdir}", str(workdir), str(workdir / "lines.tsv")
     else:
