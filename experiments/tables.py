@@ -1,10 +1,15 @@
-"""Measures a paper's table on the device at hand, prints it, and with --out draws it, with the numbers beside as CSV.
+"""Rebuilds a paper's table from our own code, and prints it.
 
+python experiments/tables.py vit_sizes    # or swin_sizes, resnet_sizes, crossvit_sizes, transformer_sizes
 python experiments/tables.py swin_cost [--image_size 56 112 224] [--memory 4] [--rounds 3] [--out swin_cost.png]
 
+..._sizes: parameters, in millions, and multiply-adds, in billions, beside the paper's; what is marked with != is not
+the paper's at the paper's digits. Nothing is computed; it takes seconds.
+
 swin_cost: attention in the first stage of Swin-T, in shifted windows and, of the same width, over all tokens, against
-the size of the image (Liu et al. 2021, section 3.2, equations 1 and 2). Time is the least of all rounds, in which both
-run in turn, and left out where the memory exceeds --memory GiB; memory is the compiler's plan.
+the size of the image (Liu et al. 2021, section 3.2, equations 1 and 2), measured on the device at hand; with --out
+drawn, with the numbers beside as CSV. Time is the least of all rounds, in which both run in turn, and left out where
+the memory exceeds --memory GiB; memory is the compiler's plan.
 """
 
 import argparse
@@ -16,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 
 from attnjax import cli
-from attnjax.analysis import cost, figures
+from attnjax.analysis import cost, figures, sizes
 from attnjax.analysis.saving import save_figure
 from attnjax.errors import UserError
 from attnjax.models.swin import SWIN_SIZES, Swin, WindowAttention, padded_grid
@@ -28,11 +33,34 @@ GIB, MIB = 2**30, 2**20
 
 
 class Table(NamedTuple):
-    """Rows of the same columns, lines to be said below them, and their figure."""
+    """Rows of the same columns, lines to be said below them, and their figure, if any."""
 
     rows: list[dict[str, Any]]
     notes: list[str]
-    figure: Any
+    figure: Any = None
+
+
+def sizes_of(name: str) -> Table:
+    """Returns a table of `sizes.TABLES`, with only the columns that the paper has figures for."""
+    rows, notes = sizes.TABLES[name]
+    found = list(rows())
+    columns = {"millions": "parameters (M)", "gflops": "GFLOPs"}
+    shown = {field: title for field, title in columns.items() if any(getattr(row, field) for row in found)}
+    table = [
+        {"model": row.model, "parameters": row.parameters}
+        | {key: value for field, title in shown.items() for key, value in _compared(title, getattr(row, field))}
+        for row in found
+    ]
+    return Table(table, notes)
+
+
+def _compared(title, figure):
+    cells = (None, None, None) if figure is None else (figure.ours, figure.paper, _difference(figure))
+    return zip((title, f"{title}, paper", f"{title}, difference"), cells, strict=True)
+
+
+def _difference(figure):
+    return f"{'' if figure.agrees else '!= '}{100 * figure.difference:+.1f}%"
 
 
 def swin_cost(args) -> Table:
@@ -114,7 +142,9 @@ def _cell(value):
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
-TABLES: dict[str, Callable[[argparse.Namespace], Table]] = {"swin_cost": swin_cost}
+TABLES: dict[str, Callable[[argparse.Namespace], Table]] = {"swin_cost": swin_cost} | {
+    name: lambda args: sizes_of(args.name) for name in sizes.TABLES
+}
 
 
 def main() -> None:
@@ -132,7 +162,10 @@ def main() -> None:
         raise UserError("tables takes no --config overrides")
     if args.rounds < 1 or min(args.image_size) < 1:
         raise UserError("--rounds and --image_size should be 1 or more")
-    print(parallel.describe())
+    if args.name == "swin_cost":
+        print(parallel.describe())
+    elif args.out:
+        raise UserError(f"{args.name} has no figure: --out is for swin_cost")
     table = TABLES[args.name](args)
     show(table.rows)
     print("\n".join(table.notes))
