@@ -1,6 +1,21 @@
 """Table 3 of Vaswani et al. (2017), scaled down: what of the base Transformer matters, one thing at a time?
 
-    python experiments/sweep.py --config configs/ablations/transformer_table3.py --workdir runs/transformer_table3 --jobs 2 --evaluate
+    python experiments/sweep.py --config configs/ablations/transformer_table3.py --workdir runs/t3 --jobs 2 --evaluate
+
+configs/numwords_transformer.py for one epoch of 135 steps, which leaves room between the rows: 18 of them, three seeds
+each. A trial takes about 50 seconds of one CPU core, up to twice that for the widest; all of them 30 minutes of two.
+
+The base is width 128, MLP 256, 2 and 2 blocks, 4 heads with keys and values of 32. The paper's is 512, 2048, 6 and 6,
+8 and 64. The paper's figures, perplexity and BLEU on newstest2013, English to German, for 4.92 and 25.8 of its base:
+
+    (A) heads           1: 5.29 24.9    4: 5.00 25.5    16: 4.91 25.8    32: 5.01 25.4
+    (B) size of keys    16: 5.16 25.1   32: 5.01 25.4
+    (C) blocks          2: 6.11 23.7    4: 5.19 25.3    8: 4.88 25.5
+        width           256: 5.75 24.5  1024: 4.66 26.0
+        width of MLP    1024: 5.12 25.4 4096: 4.75 26.2
+    (D) dropout         0.0: 5.77 24.6  0.2: 4.95 25.5
+        smoothing       0.0: 4.67 25.3  0.2: 5.47 25.7
+    (E) learned positions               4.92 25.7
 """
 
 from pathlib import Path
@@ -11,7 +26,8 @@ from attnjax import sweeps
 
 def get_config():
     config = config_lib.load(str(Path(__file__).parent.parent / "numwords_transformer.py"))
-    config.epochs = 2.0
+    config.epochs = 1.0
+    config.optimizer.warmup_steps = 50
     return config
 
 
