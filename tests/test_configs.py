@@ -1,5 +1,6 @@
 """Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from PIL import Image
 from attnjax import config as config_lib
 from attnjax.data.builders import symbols
 from attnjax.data.images import Augmentation
+from attnjax.sweeps import trials
 from attnjax.training import run
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
@@ -103,26 +105,32 @@ TRACED = [f"flickr8k_captioner.py:encoder={encoder},gated=True" for encoder in (
 TRACED += [f"multi30k_guided.py:inputs={inputs}" for inputs in ("text", "concatenated")]
 
 
-def make_step(spec, workdir):
-    """Returns a train step of a config, the function that makes the state it starts from, and a batch."""
-    config = config_lib.load(str(FOLDER / spec))
+def prepare(config, workdir):
+    """Returns a workload of a config with a smaller model, and a batch."""
     config.model.update(SMALLER.get(config.model.name, {}))
     if config.model.name == "resnet":
         config.model.blocks = (1,) * len(config.model.blocks)
-    workload, batch = TASKS[config.task](config, workdir)
+    return TASKS[config.task](config, workdir)
+
+
+def make_step(workload):
+    """Returns a train step, and the function that makes the state it starts from."""
+    config = workload.config
     schedule = make_schedule(config.optimizer, config.steps or 10**6)
     optimizer = make_optimizer(config.optimizer, schedule)
     step = make_train_step(workload.task, optimizer, schedule, config.ema_decay)
-    return step, lambda: run.create_state(workload, optimizer), batch
+    return step, lambda: run.create_state(workload, optimizer)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(symbols, "SIZES", {"train": 300, "validation": 10, "test": 10})
     name = spec.partition(":")[0]
-    assert config_lib.load(str(FOLDER / spec)).data.source
+    config = config_lib.load(str(FOLDER / spec))
+    assert config.data.source
     assert "--config configs/" + name in (FOLDER / name).read_text()
-    step, start, batch = make_step(spec, tmp_path)
+    workload, batch = prepare(config, tmp_path)
+    step, start = make_step(workload)
     after, metrics = jax.jit(step)(start(), batch)
     assert after.step == 1 and np.isfinite(metrics["loss"][0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
@@ -140,9 +148,26 @@ TRACED += [f"paper/imagenet_resnet.py:size={layers}" for layers in (18, 152)]
 TRACED += [f"paper/cifar10_resnet.py:size=cifar{layers}" for layers in (32, 44, 56, 110)]
 
 
-@pytest.mark.parametrize("spec", TRACED)
-def test_variant_of_a_config_fits_together(spec, tmp_path):
-    step, start, batch = make_step(spec, tmp_path)
+def assert_fits_together(workload, batch):
+    step, start = make_step(workload)
     state = jax.eval_shape(start)
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state) and "loss" in metrics
+
+
+@pytest.mark.parametrize("spec", TRACED)
+def test_variant_of_a_config_fits_together(spec, tmp_path):
+    assert_fits_together(*prepare(config_lib.load(str(FOLDER / spec)), tmp_path))
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.py")), ids=lambda path: path.stem)
+def test_every_row_of_an_ablation_fits_together(path, tmp_path):
+    """All of them on the base's data, which no row changes."""
+    assert "--config configs/ablations/" + path.name in path.read_text()
+    sweep = trials.plan(str(path), tmp_path, given=[], evaluate="best", experiments=tmp_path)
+    rows = [trial for trial in sweep.trials if trial.config.seed == 0]
+    assert len(sweep.trials) == 3 * len(rows)
+    assert not any(field.startswith("data.") for trial in rows for field in trial.overrides)
+    workload, batch = prepare(config_lib.load(str(path)), tmp_path)
+    for trial in rows:
+        assert_fits_together(dataclasses.replace(workload, config=trial.config), batch)

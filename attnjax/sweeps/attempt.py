@@ -11,7 +11,8 @@ from pathlib import Path
 from attnjax.sweeps.trials import Sweep, Trial
 
 MOST_KILLS = 3  # of a trial's process, without a step between, until the trial counts as failed
-_STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+# Saved, or not begun: before and after its training a process ends by the signal itself.
+_STOPPED = {sign for number in (signal.SIGTERM, signal.SIGINT) for sign in (128 + number, -number)}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -30,9 +30,11 @@ class Executor(Protocol):
 def run(sweep: Sweep, executor: Executor, console: Console) -> int:
     """Runs to the end, or until SIGINT or SIGTERM; returns the exit code: 0, 1 if trials failed, 130 or 143."""
     with watch_signals(several=False) as stop, _Board(sweep, executor, console) as board:
+        asked = False
         while not executor.poll():
             board.show()
-            if stop.signal:
+            if stop.signal and not asked:
+                asked = True
                 executor.stop()
             time.sleep(POLL_SECONDS)
         board.show()
