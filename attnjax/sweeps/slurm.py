@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+import submitit
+
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
 from attnjax.sweeps.attempt import Attempt
@@ -37,16 +39,22 @@ class Work:
     """What a job does: one trial from where it is to its end. submitit calls `checkpoint` before the job is stopped."""
 
     def __init__(self, sweep: Sweep):
-        self._sweep, self._attempt = sweep, None
+        self._sweep, self._attempt, self._taken = sweep, None, False
 
     def __call__(self, trial: Trial) -> None:
-        # SLURM tells the training in this job to stop, too: that is for this process to do.
-        signal.signal(signal.SIGTERM, lambda number, frame: self._attempt and self._attempt.stop())
         if not self._sweep.commands(trial):
             return
         self._attempt = Attempt(self._sweep, trial)
+        signal.signal(signal.SIGTERM, self._take)
         while not self._ended():
             time.sleep(0.2)
+        while self._taken:  # a preempted job that ends by itself would not come into the queue again
+            time.sleep(1)
+
+    def _take(self, number, frame):
+        """SLURM takes the job's resources away: the step is saved before it does."""
+        self._taken = True
+        self._attempt.stop()
 
     def _ended(self):
         """Polls with the signal held back that `checkpoint` comes from, which polls too."""
@@ -58,8 +66,6 @@ class Work:
 
     def checkpoint(self, trial: Trial):
         """Saves the step, and returns this work for the queue to take again."""
-        import submitit
-
         if self._attempt:
             self._attempt.stop()
             while not self._attempt.poll():
@@ -103,8 +109,6 @@ class Slurm:
     def _submit(self, trials):
         if not trials:
             return
-        import submitit
-
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
         jobs = executor.map_array(Work(self._sweep), trials)

@@ -23,7 +23,7 @@ def queue():
 def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
     slurm, process, config_file, tmp_path, assert_each_trained_once, watch
 ):
-    """A trial is killed, the runner is killed while jobs go on, and a job is told to stop, as its time is over."""
+    """A trial is killed, the runner is killed while jobs go on, and jobs are stopped: their time is over, or taken."""
     folder = tmp_path / "sweep"
     arguments = ["--config", config_file, "--workdir", folder, "--jobs", 2, "--executor", "slurm", "--slurm.time", 5]
     arguments.append("--config.steps=800")
@@ -41,19 +41,25 @@ def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
         begun = [name for name, job in jobs.items() if states.get(job) == "RUNNING" and 3 < rows.get(name, 0) < 60]
         return begun and begun[0]
 
-    stopped = watch.wait_for(running)
-    told = subprocess.Popen(["scancel", "--signal=USR2", jobs[stopped]])  # it tries on while the job ends
-    watch.wait_for(lambda: queue().get(jobs[stopped]) == "PENDING")
-    told.kill()
-    subprocess.run(["scontrol", "update", f"jobid={jobs[stopped]}", "StartTime=now"], check=True)  # SLURM waits minutes
+    def stop(*command):
+        """Returns a trial whose job was stopped, and is back in the queue; SLURM would wait for two minutes."""
+        trial = watch.wait_for(running)
+        told = subprocess.Popen([*command, jobs[trial]])  # which tries on while the job ends
+        watch.wait_for(lambda: queue().get(jobs[trial]) == "PENDING")
+        told.kill()
+        subprocess.run(["scontrol", "update", f"jobid={jobs[trial]}", "StartTime=now"], check=True)
+        return trial
+
+    stopped = [stop("scancel", "--signal=USR2"), stop("scontrol", "requeue")]
 
     runner = process("sweep", *arguments)
     out, err = runner.communicate(timeout=400)
     assert runner.returncode == 0, out + err
     assert json.loads((folder / "jobs.json").read_text()) == jobs
     assert_each_trained_once(folder, steps=800)
-    log = (folder / "logs" / f"{stopped}.log").read_text()
-    assert "which is saved" in log and "resumed from step" in log
+    for trial in stopped:
+        log = (folder / "logs" / f"{trial}.log").read_text()
+        assert "which is saved" in log and "resumed from step" in log
 
 
 def test_a_failure_on_slurm_is_told(slurm, process, config_file, tmp_path):
