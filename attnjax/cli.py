@@ -59,8 +59,12 @@ def _quieten_orbax():
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    show = sys.unraisablehook
-    sys.unraisablehook = lambda raised: str(raised.exc_value) == "Event loop is closed" or show(raised)
+    sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(raised):
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from attnjax.sweeps.trials import Progress, Sweep, Trial, clock
 from attnjax.training.stopping import watch_signals
 
 POLL_SECONDS = 0.5
+_INTEREST = ("running", "failed", "queued", "stopped", "waiting", "finished")  # what is shown first
 
 
 class Executor(Protocol):
@@ -54,7 +55,11 @@ class _Board:
 
     def __init__(self, sweep, executor, console):
         self._sweep, self._executor, self._console = sweep, executor, console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            if console.is_terminal
+            else None
+        )
         self._finished = {}  # not read again
         self._said = {}
 
@@ -82,7 +87,7 @@ class _Board:
             settled = progress.state in ("finished", "failed")
             rows[trial] = (progress.state if settled else self._executor.state(trial) or progress.state), progress
         if self._live:
-            self._live.update(_table(rows), refresh=True)
+            self._live.update(_table(rows, self._console.height - 6), refresh=True)
             return
         for trial, (state, progress) in rows.items():
             if self._said.get(trial.name, "waiting") != state:
@@ -96,9 +101,13 @@ def _numbers(trial, progress):
     return step + metric
 
 
-def _table(rows: dict[Trial, tuple[str, Progress]]) -> Table:
+def _table(rows: dict[Trial, tuple[str, Progress]], most: int) -> Table:
+    """Returns the table of trials; where they are too many for the screen, those that something happens to."""
     count = sum(state == "finished" for state, _ in rows.values())
     table = Table(title=f"{count} of {len(rows)} trials finished")
+    if len(rows) > most:
+        table.caption = f"and {len(rows) - most} more"
+        rows = dict(sorted(rows.items(), key=lambda row: _INTEREST.index(row[1][0]))[:most])
     for column, justify in (("trial", "left"), ("state", "left"), ("step", "right"), ("validation", "right")):
         table.add_column(column, justify=justify)
     table.add_column("time left", justify="right")

@@ -1,14 +1,17 @@
+import io
 import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.errors import UserError
 from attnjax.sweeps import local, trials
+from attnjax.sweeps import runner as runner_lib
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 
@@ -190,3 +193,28 @@ def test_a_stop_saves_what_is_running(number, code, process, config_file, tmp_pa
     assert not watch.children(folder)
     logs = [path.read_text() for path in (folder / "logs").glob("*.log")]
     assert len(logs) == 2 and all("which is saved" in text for text in logs)
+
+
+def test_the_live_table_shows_what_happens(tmp_path):
+    """On a terminal; of more trials than it has lines, those that run and that failed."""
+    sweep = plan(write(tmp_path / "x.py", "sweeps.seeds(20)"), tmp_path / "sweep")
+    sweep.save()
+    sweep.fail(sweep.trials[7], "error: no data")
+
+    class Executor:
+        polls = 0
+
+        def poll(self):
+            self.polls += 1
+            return self.polls > 1
+
+        def state(self, trial):
+            return "running" if trial is sweep.trials[19] else None
+
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100, height=12, highlight=False)
+    assert runner_lib.run(sweep, Executor(), console) == 1
+    text = out.getvalue()
+    assert "0 of 20 trials finished" in text and "and 14 more" in text
+    assert "seed=19" in text and "seed=7 " in text and "seed=6" not in text
+    assert "failed: seed=7: error: no data" in text
