@@ -8,8 +8,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-import submitit
-
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
 from attnjax.sweeps.attempt import Attempt
@@ -66,6 +64,8 @@ class Work:
 
     def checkpoint(self, trial: Trial):
         """Saves the step, and returns this work for the queue to take again."""
+        import submitit  # here, as it takes over the program's logging
+
         if self._attempt:
             self._attempt.stop()
             while not self._attempt.poll():
@@ -109,6 +109,8 @@ class Slurm:
     def _submit(self, trials):
         if not trials:
             return
+        import submitit
+
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
         jobs = executor.map_array(Work(self._sweep), trials)
