@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import functools
 import html
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,25 @@ class Report:
     def metrics(self) -> list[str]:
         return list(dict.fromkeys(name for run in self.runs for name in run.metrics))
 
+    @functools.cached_property
+    def usual(self) -> dict[str, Any]:
+        """Returns the settings' values that more than half of at least three groups have, as a base's are."""
+        found = {}
+        for name in self.settings.values():
+            values = [group.settings[name] for group in self.groups]
+            (most, count), *_ = Counter(map(repr, values)).most_common(1)
+            if len(values) > 2 and 2 * count > len(values):
+                found[name] = next(value for value in values if repr(value) == most)
+        return found
+
+    def label(self, group: Group) -> str:
+        """Returns what is unusual in a group's settings."""
+        unusual = {name: value for name, value in group.settings.items() if not self.is_usual(name, value)}
+        return ", ".join(f"{name}={_setting(value)}" for name, value in unusual.items()) or "base"
+
+    def is_usual(self, name: str, value: Any) -> bool:
+        return name in self.usual and repr(self.usual[name]) == repr(value)
+
     @property
     def best(self) -> Group | None:
         """The group that was best on validation, which never looks at the test; None if runs chose by other metrics."""
@@ -102,6 +123,9 @@ class Report:
         notes = [
             "Mean ± standard deviation (n - 1) over seeds. Validation: of the best step; test: of what was evaluated."
         ]
+        if self.usual:
+            usual = ", ".join(f"{name}={_setting(value)}" for name, value in self.usual.items())
+            notes.append(f"Where nothing is said: {usual}.")
         if self.best:
             notes.append("The row in bold was best on validation.")
         unfinished = [f"{run.name} (step {run.step:,})" for run in self.runs if not run.finished]
@@ -209,7 +233,7 @@ def _row(report, group):
     seconds = [run.seconds for run in group.runs if run.seconds is not None]
     counts = sorted({run.parameters for run in group.runs if run.parameters is not None})
     return [
-        *(_setting(value) for value in group.settings.values()),
+        *("" if report.is_usual(name, value) else _setting(value) for name, value in group.settings.items()),
         str(len(group.runs)),
         *(_mean(group, metric) for metric in report.metrics),
         ", ".join(f"{count:,}" for count in counts) or "-",
@@ -235,7 +259,7 @@ def to_markdown(report: Report) -> str:
     lines = [head, ["---"] * len(head)]
     for group, row in zip(report.groups, rows, strict=True):
         cells = [cell.replace("|", "\\|") for cell in row]
-        lines.append([f"**{cell}**" for cell in cells] if group is report.best else cells)
+        lines.append([cell and f"**{cell}**" for cell in cells] if group is report.best else cells)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return text + "\n\n" + "\n".join(f"- {note}" for note in report.notes) + "\n"
 
@@ -243,7 +267,7 @@ def to_markdown(report: Report) -> str:
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }
 th { border-bottom: 2px solid #888 } tr.best { font-weight: bold; background: #f0f6ff }
 div.wide { overflow-x: auto } svg { max-width: 100%; height: auto }
 """
@@ -288,7 +312,7 @@ def curves(report: Report) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray, 
     """
     panels = {}
     for group in _shown(report):
-        label = ", ".join(f"{name}={_setting(value)}" for name, value in group.settings.items()) or "all"
+        label = report.label(group)
         metric = group.runs[0].best_metric
         for panel, split, name in (("train loss", "train", "loss"), (f"validation {metric}", "validation", metric)):
             found = [

@@ -94,11 +94,11 @@ def test_curves_have_the_means_of_the_steps_that_all_seeds_have(write_run, tmp_p
     write_run("a", [0.1, 0.2, 0.3], seed=0)
     write_run("b", [0.3, 0.6], seed=1)
     panels = report_lib.curves(report_lib.read([tmp_path / "runs"]))
-    steps, mean, deviation = panels["validation accuracy"]["all"]
+    steps, mean, deviation = panels["validation accuracy"]["base"]
     np.testing.assert_array_equal(steps, [10, 20])
     np.testing.assert_allclose(mean, [0.2, 0.4])
     np.testing.assert_allclose(deviation, [np.std([0.1, 0.3], ddof=1), np.std([0.2, 0.6], ddof=1)])
-    np.testing.assert_allclose(panels["train loss"]["all"][1], [1.0, 0.5])
+    np.testing.assert_allclose(panels["train loss"]["base"][1], [1.0, 0.5])
 
 
 def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
@@ -109,6 +109,30 @@ def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
     labels = report_lib.curves(report)["validation accuracy"]
     assert list(labels) == [f"learning_rate={1.0 + i}" for i in range(11, 1, -1)]
     assert "10 of 12 groups" in " ".join(report_lib.curve_notes(report))
+
+
+def test_what_most_rows_share_is_said_once(write_run, tmp_path):
+    for i, changes in enumerate([{}, {"optimizer__learning_rate": 0.5}, {"batch_size": 64}, {"batch_size": 32}]):
+        write_run(f"{i}", [0.5], **changes)
+    report = report_lib.read([tmp_path / "runs"])
+    assert report.usual == {"learning_rate": 0.001}
+    text = report_lib.to_markdown(report)
+    assert "Where nothing is said: learning_rate=0.001." in text
+    assert [line.split(" | ")[:2] for line in text.splitlines()[2:6]] == [
+        ["| **128**", ""],
+        ["| 128", "0.5"],
+        ["| 64", ""],
+        ["| 32", ""],
+    ]
+    write_run("4", [0.5], seed=1, label_smoothing=0.1)
+    report = report_lib.read([tmp_path / "runs"])
+    assert [report.label(group) for group in report.groups] == [
+        "base",
+        "learning_rate=0.5",
+        "batch_size=64",
+        "batch_size=32",
+        "label_smoothing=0.1",
+    ]
 
 
 def test_runs_of_any_kind(write_run, tmp_path):
