@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import traceback
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -140,7 +141,7 @@ def _output() -> dict[str, Any]:
 def classification() -> ConfigDict:
     """Returns the config of an image classification experiment with every field at its default.
 
-    An experiment sets `model` (by `attnjax.models.fields`) and what it changes; a misspelt field raises.
+    An experiment sets `model` (by `attnjax.models.fields`) and what it changes; `load` refuses a misspelt field.
     """
     return ConfigDict(
         _common()
@@ -211,7 +212,10 @@ DEFAULTS = {"classification": classification, "translation": translation, "capti
 
 
 def load(spec: str) -> ConfigDict:
-    """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config."""
+    """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config.
+
+    UserError for an argument it does not take, and for a field that its task has not or of another type.
+    """
     path, _, arguments = spec.partition(":")
     get_config = _function(path, "get_config")
     parameters = inspect.signature(get_config).parameters
@@ -221,7 +225,28 @@ def load(spec: str) -> ConfigDict:
         if name not in parameters:
             raise UserError(f"config '{path}' takes no argument '{name}', {nearest(name, parameters)}")
         chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
-    return get_config(**chosen)
+    try:
+        config = get_config(**chosen)
+    except (AttributeError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames[-1].filename != inspect.getfile(ConfigDict):
+            raise
+        line = [frame.lineno for frame in frames if frame.filename == inspect.getfile(get_config)][-1]
+        cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
+        raise UserError(f"config '{path}', line {line}: {' '.join(cause.split())}") from None
+    if not isinstance(config, ConfigDict) or config.get("task") not in DEFAULTS:
+        raise UserError(f"config '{path}' returns none of {', '.join(f'attnjax.config.{name}()' for name in DEFAULTS)}")
+    _refuse_unknown(config, DEFAULTS[config.task](), f"config '{path}': config")
+    return config
+
+
+def _refuse_unknown(config, known, where):
+    """Refuses fields that are not `known`, but for those of a model, which `attnjax.models.fields` knows."""
+    for name, value in config.items():
+        if name not in known:
+            raise UserError(f"{where} has no field '{name}', {nearest(name, known)}")
+        if isinstance(value, ConfigDict) and name != "model":
+            _refuse_unknown(value, known[name], f"{where}.{name}")
 
 
 def load_sweep(spec: str) -> list[dict[str, Any]]:

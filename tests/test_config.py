@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,33 @@ def test_config_files_take_arguments(tmp_path):
         config_lib.load(f"{path}:width=x")
     with pytest.raises(UserError, match="no config file"):
         config_lib.load(str(tmp_path / "missing.py"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.epochss = 3.0", r"config has no field 'epochss', did you mean 'epochs'"),
+        ("c.data.augment.flop = True", r"config\.data\.augment has no field 'flop', did you mean 'flip'"),
+        ("c.data = {'tran': 'train'}", r"config\.data has no field 'tran', did you mean 'train'"),
+        ("c.epochs = 'ten'", r"line 4: .*'epochs'.*<class 'float'>"),
+        ("c.otpimizer.clip_norm = 1.0", r"line 4: .*Did you mean \"optimizer\""),
+        ("c.task = 'clasification'", r"returns none of attnjax\.config\.classification\(\), "),
+        ("c = None", r"returns none of attnjax\.config\.classification\(\), "),
+    ],
+)
+def test_a_wrong_line_of_a_config_file_is_named(tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(tmp_path)
+    Path("c.py").write_text(
+        "from attnjax import config\ndef get_config():\n    c = config.classification()\n    "
+        + line
+        + "\n    return c\n"
+    )
+    with pytest.raises(UserError, match=message) as raised:
+        config_lib.load("c.py")
+    assert str(raised.value).startswith("config 'c.py'") and "\n" not in str(raised.value)
+
+
+def test_an_error_of_a_config_file_itself_is_python_s(tmp_path):
+    (tmp_path / "c.py").write_text("def get_config():\n    return None + 1\n")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        config_lib.load(str(tmp_path / "c.py"))
