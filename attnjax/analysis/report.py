@@ -135,7 +135,10 @@ class Report:
 
 
 def read(folders: Iterable[Path]) -> Report:
-    """Returns the report of all run folders that are `folders` or lie in them; UserError where there are none."""
+    """Returns the report of all run folders that are `folders` or lie in them; UserError where there are none.
+
+    Runs are in the order of their folders' names, groups in that of their first runs, but a base comes first.
+    """
     paths = []
     for folder in map(Path, folders):
         found = sorted({path.parent for path in folder.glob("**/config.json")}, key=_naturally)
@@ -148,14 +151,11 @@ def read(folders: Iterable[Path]) -> Report:
     for run in runs:
         if run.finished:
             groups.setdefault(repr([run.fields.get(key) for key in settings]), []).append(run)
-    return Report(
-        runs,
-        [
-            Group({settings[key]: members[0].fields.get(key) for key in settings}, members)
-            for members in groups.values()
-        ],
-        settings,
-    )
+    groups = [
+        Group({settings[key]: members[0].fields.get(key) for key in settings}, members) for members in groups.values()
+    ]
+    report = Report(runs, groups, settings)
+    return dataclasses.replace(report, groups=sorted(groups, key=lambda group: report.label(group) != "base"))
 
 
 def _naturally(path):

@@ -111,16 +111,16 @@ def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
     assert "10 of 12 groups" in " ".join(report_lib.curve_notes(report))
 
 
-def test_what_most_rows_share_is_said_once(write_run, tmp_path):
-    for i, changes in enumerate([{}, {"optimizer__learning_rate": 0.5}, {"batch_size": 64}, {"batch_size": 32}]):
+def test_what_most_rows_share_is_said_once_and_their_base_is_first(write_run, tmp_path):
+    for i, changes in enumerate([{"optimizer__learning_rate": 0.5}, {}, {"batch_size": 64}, {"batch_size": 32}]):
         write_run(f"{i}", [0.5], **changes)
     report = report_lib.read([tmp_path / "runs"])
     assert report.usual == {"learning_rate": 0.001}
     text = report_lib.to_markdown(report)
     assert "Where nothing is said: learning_rate=0.001." in text
     assert [line.split(" | ")[:2] for line in text.splitlines()[2:6]] == [
-        ["| **128**", ""],
-        ["| 128", "0.5"],
+        ["| **128**", "**0.5**"],
+        ["| 128", ""],
         ["| 64", ""],
         ["| 32", ""],
     ]
