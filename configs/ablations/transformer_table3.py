@@ -2,7 +2,7 @@
 
     python experiments/sweep.py --config configs/ablations/transformer_table3.py --workdir runs/t3 --jobs 2 --evaluate
 
-configs/numwords_transformer.py for one epoch of 135 steps, which leaves room between the rows: 11 of them, three seeds
+configs/numwords_transformer.py for one epoch of 135 steps, which leaves room between the rows: 15 of them, three seeds
 each. A trial takes about 50 seconds of one CPU core; all of them 15 minutes of two.
 
 The base is width 128, MLP 256, 2 and 2 blocks, 4 heads with keys and values of 32. The paper's is 512, 2048, 6 and 6,
@@ -41,10 +41,10 @@ def sweep():
         sweeps.values("model.num_heads", [1, 16]),  # (A)
         sweeps.values("model.key_size", [8]),  # (B)
         depths([1, 3]),  # (C)
-        sweeps.values("model.width", [64]),
-        sweeps.values("model.mlp_dim", [128]),
-        sweeps.values("model.dropout", [0.0]),  # (D)
-        sweeps.values("label_smoothing", [0.0]),
+        sweeps.values("model.width", [64, 256]),
+        sweeps.values("model.mlp_dim", [128, 512]),
+        sweeps.values("model.dropout", [0.0, 0.2]),  # (D)
+        sweeps.values("label_smoothing", [0.0, 0.2]),
         sweeps.values("model.positions", ["learned"]),  # (E)
     )
     return sweeps.product(rows, sweeps.seeds(3))
