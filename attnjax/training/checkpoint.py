@@ -197,6 +197,8 @@ class Checkpoints:
             yield
         except _FAILURES as error:
             step, self._saving = self._saving, None
+            if step is None:
+                return  # told already: Orbax raises what ails a save at each call that waits for it
             why = "the folder is gone" if self._gone() else reason(error)
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': {why}") from error
 
@@ -258,8 +260,8 @@ class Checkpoints:
         """Waits for saves under way; WriteError if one failed."""
         with self._failing():
             self._manager.wait_until_finished()
-        if self._saving is not None and not checksums.is_sealed(self._path(self._saving)):
-            step, self._saving = self._saving, None
+        step, self._saving = self._saving, None
+        if step is not None and not checksums.is_sealed(self._path(step)):
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
 
     def close(self) -> None:

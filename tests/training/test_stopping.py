@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from attnjax.errors import Diverged, UserError, WriteError
 from attnjax.training import checksums, loop, run
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.training.checkpoint import Checkpoints, has_checkpoint
 from attnjax.training.locking import locked
 from attnjax.training.parallel import Pmap
 from attnjax.training.stopping import watch_signals
@@ -187,20 +188,31 @@ def assert_failed(error, *parts):
         assert part in str(error.value)
 
 
-def test_a_folder_that_vanishes(digits, tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
-    save = Checkpoints.save
+@pytest.mark.parametrize("saving", [False, True])
+def test_a_folder_that_vanishes(saving, digits, tmp_path, monkeypatch):
+    workdir, vanished = tmp_path / "run", threading.Event()
+    save, seal = Checkpoints.save, checksums.seal
+
+    def sealing(folder):
+        if saving and folder.name.startswith("4."):
+            assert vanished.wait(60)
+        seal(folder)
 
     def vanishing(self, step, *arguments):
         if step == 6:
-            shutil.rmtree(workdir)
+            if not saving:
+                self.wait()
+            workdir.rename(tmp_path / "elsewhere")
+            vanished.set()
         save(self, step, *arguments)
 
+    monkeypatch.setattr(checksums, "seal", sealing)
     monkeypatch.setattr(Checkpoints, "save", vanishing)
     with pytest.raises(WriteError) as error:
         digits(workdir)
-    assert_failed(error, "cannot save step", str(workdir), "there is no earlier checkpoint")
-    assert not workdir.exists()
+    lost = 4 if saving else 6
+    assert_failed(error, f"cannot save step {lost} in '{workdir}", "folder is gone; there is no earlier checkpoint")
+    assert not has_checkpoint(workdir)  # a save under way may make the folder anew, but no step
 
 
 def no_space(*_, **__):
