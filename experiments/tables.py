@@ -55,7 +55,7 @@ def sizes_of(name: str) -> Table:
 
 
 def _compared(title, figure):
-    cells = (None, None, None) if figure is None else (figure.ours, figure.paper, _difference(figure))
+    cells = (None, None, None) if figure is None else (figure.rounded(more=1), figure.paper, _difference(figure))
     return zip((title, f"{title}, paper", f"{title}, difference"), cells, strict=True)
 
 

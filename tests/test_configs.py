@@ -11,6 +11,8 @@ from num2words import num2words
 from PIL import Image
 
 from attnjax import config as config_lib
+from attnjax import models
+from attnjax.analysis import flops
 from attnjax.data.builders import symbols
 from attnjax.data.images import Augmentation
 from attnjax.sweeps import trials
@@ -158,6 +160,35 @@ def assert_fits_together(workload, batch):
 @pytest.mark.parametrize("spec", TRACED)
 def test_variant_of_a_config_fits_together(spec, tmp_path):
     assert_fits_together(*prepare(config_lib.load(str(FOLDER / spec)), tmp_path))
+
+
+# file -> training images, classes, arguments; the file's docstring has what each of them costs
+IMAGENET = (1_281_167 * 99 // 100, 1000)
+COSTS = {
+    "cifar10_resnet.py": (45_000, 10, [f"size=cifar{depth}" for depth in (20, 32, 44, 56, 110)]),
+    "cifar10_transformers.py": (49_000, 10, ["model=swin", "model=vit"]),
+    "imagenet_deit.py": (*IMAGENET, ["size=Ti/16", "size=S/16", "size=B/16"]),
+    "imagenet_resnet.py": (*IMAGENET, [f"size={depth}" for depth in (18, 34, 50, 101, 152)]),
+    "imagenet_swin.py": (*IMAGENET, ["size=T", "size=S", "size=B"]),
+    "imagenet_swin_finetune.py": (*IMAGENET, ["size=B-384", "size=L-384"]),
+    "imagenet_vit.py": (*IMAGENET, ["size=B/16", "size=L/16"]),
+    "imagenet_vit.py:": (14_197_122 - 51_200, 21_843, [f"size={size}/16,data=imagenet21k" for size in "BL"]),
+    "imagenet_vit_finetune.py": (*IMAGENET, ["size=B/16", "size=B/32", "size=L/16"]),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_costs_in_docstrings(name):
+    """Two operations a multiply-add, three passes: forward, and backward by the weights and by what they apply to."""
+    images, classes, arguments = COSTS[name]
+    path, costs = FOLDER / "paper" / name.rstrip(":"), []
+    for argument in arguments:
+        config = config_lib.load(f"{path}:{argument}")
+        model = models.build(config.model, num_classes=classes)
+        steps = config.steps or config.epochs * (images * config.data.augment.repeats // config.batch_size)
+        per_image = 6 * flops.multiply_adds(model, (*config.data.image_size, 3))
+        costs.append(f"{per_image * steps * config.batch_size:.1e}".replace("e+", "e"))
+    assert ", ".join(costs) in path.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.py")), ids=lambda path: path.stem)
