@@ -1,7 +1,9 @@
 """Runs the trials of a sweep on SLURM, as an array of jobs, by submitit."""
 
+import contextlib
 import dataclasses
 import getpass
+import io
 import json
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from attnjax.sweeps.trials import Sweep, Trial
 
 JOBS_FILE = "jobs.json"
 POLL_SECONDS = 2.0
+MOST_SILENCE = 600.0  # seconds that SLURM may not answer for, as it does under load or when restarted
 MOST_LOSSES = 3  # of a trial's job, until the trial counts as failed
 _SIGNAL_SECONDS = 90  # before its time is over a job is told to save
 
@@ -84,14 +87,20 @@ class Slurm:
         self._open = list(trials)
         self._missing = set()  # not in the queue, when last looked
         self._queue = {}
-        self._looked = None
+        self._looked = self._answered = None
 
     def poll(self) -> bool:
         """Returns whether all has ended; submits what has no job. Asks SLURM once in two seconds at most."""
         now = time.monotonic()
         if self._looked is not None and now - self._looked < POLL_SECONDS:
             return not self._open
-        self._looked, self._queue = now, _queue()
+        self._looked = now
+        try:
+            self._answered, self._queue = now, _queue()
+        except UserError:
+            if self._answered is None or now - self._answered > MOST_SILENCE:
+                raise
+            return not self._open
         self._open = [trial for trial in self._open if self._sweep.progress(trial).state not in ("finished", "failed")]
         missing = {trial for trial in self._open if self._jobs.get(trial.name) not in self._queue}
         lost = [trial for trial in self._open if trial in missing and trial.name in self._jobs]
@@ -113,7 +122,11 @@ class Slurm:
 
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
-        jobs = executor.map_array(Work(self._sweep), trials)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # which submitit prints what it raises to
+                jobs = executor.map_array(Work(self._sweep), trials)
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"SLURM takes no job: {' '.join(str(error).split())}") from error
         self._jobs |= {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
         write_atomically(self._path, json.dumps(self._jobs, indent=2) + "\n")
 

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import signal
+import types
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.errors import UserError
-from attnjax.sweeps import local, trials
+from attnjax.sweeps import local, slurm, trials
 from attnjax.sweeps import runner as runner_lib
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
@@ -134,6 +135,30 @@ def test_jobs_share_cores_and_gpus(jobs, cores, gpus, shares, monkeypatch):
     if gpus is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     assert [(list(own), gpu) for own, gpu in local.slots(jobs)] == shares
+
+
+def test_slurm_may_be_silent_for_a_while_once_it_has_answered(tmp_path, monkeypatch):
+    sweep, now = plan(write(tmp_path / "x.py", "sweeps.seeds(1)"), tmp_path / "sweep"), [0.0]
+
+    def silent():
+        raise UserError("SLURM does not answer")
+
+    def later(seconds):
+        now[0] += seconds
+        return executor.poll()
+
+    monkeypatch.setattr(slurm, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(slurm.Slurm, "_submit", lambda self, trials: None)
+    executor = slurm.Slurm(sweep, sweep.trials, slurm.Options(), at_once=1)
+    monkeypatch.setattr(slurm, "_queue", silent)
+    with pytest.raises(UserError, match="does not answer"):
+        executor.poll()
+    monkeypatch.setattr(slurm, "_queue", dict)
+    assert not later(10)
+    monkeypatch.setattr(slurm, "_queue", silent)
+    assert not later(10) and not later(slurm.MOST_SILENCE - 20)
+    with pytest.raises(UserError, match="does not answer"):
+        later(20)
 
 
 @pytest.mark.sweeps
