@@ -144,8 +144,8 @@ TABLES: dict[str, tuple[Callable[[], Iterator[Row]], list[str]]] = {
         swin,
         [
             "Ours are multiply-adds of products and convolutions alone. Microsoft's flops() adds one for each number",
-            "in a LayerNorm, which `attnjax.analysis.flops.microsoft_flops` does too, and then equals it exactly. ViT and",
-            "DeiT are counted in the same way, to 0.4% of the paper's; their 86 and 307: see vit_sizes.",
+            "in a LayerNorm, which `attnjax.analysis.flops.microsoft_flops` does too, and then equals it exactly.",
+            "Those of ViT and DeiT are within 0.4% of the paper's; on their 86 and 307 see vit_sizes.",
         ],
     ),
     "resnet_sizes": (
