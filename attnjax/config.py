@@ -126,6 +126,7 @@ def _output() -> dict[str, Any]:
             "beam_size": 4,
             "length_penalty": "gnmt",  # ((5 + length) / 6)^alpha; "average": length^alpha; "none"
             "alpha": 0.6,
+            "early_stopping": False,  # or once beam_size hypotheses have ended, however unlikely: fairseq's rule
             "min_length": 1,  # counting eos
             "extra_length": 50,  # an output has at most as many tokens more than its source
             "no_repeat_ngram": 0,  # no n-gram of this size twice; 0: no such rule

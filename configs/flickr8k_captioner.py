@@ -47,7 +47,7 @@ def get_config(encoder="vit", gated=False):
     config.data.batching.shapes = 4
     config.epochs = 6.0
     config.label_smoothing = 0.1
-    config.decoding.beam_size = 3
+    config.decoding.beam_size, config.decoding.early_stopping = 3, True  # as it was measured
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 300
     config.optimizer.weight_decay = 0.05

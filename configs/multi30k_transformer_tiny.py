@@ -34,7 +34,7 @@ def get_config():
     config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup_steps = 800
     config.optimizer.b2 = 0.98
-    config.decoding.beam_size = 5
+    config.decoding.beam_size, config.decoding.early_stopping = 5, True  # as it was measured
     config.decoding.length_penalty, config.decoding.alpha = "average", 1.0
     config.bleu.lowercase = config.bleu.moses = True
     return config

@@ -1,4 +1,4 @@
-"""Beam search by fairseq's rules (`fairseq/sequence_generator.py`), whose published cases it reproduces.
+"""Beam search; with early stopping by fairseq's rules (`fairseq/sequence_generator.py`), whose cases it reproduces.
 
 Shapes: B batch, K beams, L maximum length, V vocabulary.
 """
@@ -18,29 +18,33 @@ def beam_search(step, cache, options: Options, *, max_lengths=None, prefix=None)
     """Returns the best hypotheses found, all different, best first: Hypotheses (B, n_best).
 
     Each step takes the 2K likeliest continuations of the K open hypotheses, by summed log-probability. An eos among the
-    first K of them finishes a hypothesis (one further down is dropped); the first K that are not eos stay open. An
-    example is done when K hypotheses have finished, or none is open. Only then do length-normalised scores order them:
-    what might have finished later with a better score is not waited for, unlike with the bound of Wu et al. 2016,
-    section 7. A prefix with eos in it gives one hypothesis.
+    first K of them finishes a hypothesis (one further down is dropped); the first K that are not eos stay open. The K
+    best finished ones, by length-normalised score, are kept. An example is done when no open hypothesis can end better
+    than `n_best` of them, even if all of its further tokens were certain, or none is open. A prefix with eos in it
+    gives one hypothesis.
+
+    With `options.early_stopping` it is done when K have finished, and what would finish later is not waited for: of a
+    model that is sure of itself, the K are soon full of unlikely ends, and its likeliest output may be lost.
 
     Args:
       step, cache, max_lengths, prefix: as for `greedy`.
     """
     batch = batch_size(cache)
     forced = forced_tokens(batch, options, max_lengths, prefix)
+    finish = _first_come if options.early_stopping else _best
 
     def advance(state):
         beams, position = state.open, state.position
         log_probs, cache = next_log_probs(step, state.cache, beams.tokens, position, forced, options)
         parents, candidates = _continue(beams, log_probs, position)
         ends = candidates.tokens[:, :, position] == options.eos  # (B, 2K)
-        finished = _finish(state.finished, candidates, ends, position + 1, options)
+        finished = finish(state.finished, *_ended(candidates, ends, position + 1, options))
         totals, stay = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.totals), options.beam_size)
         beams = _take(candidates, stay).replace(totals=totals)
         return _State(position + 1, _reorder(cache, _take(parents, stay)), beams, finished)
 
     state = _start(expand(cache, options.beam_size), batch, options)
-    finished = jax.lax.while_loop(lambda state: state.searching.any(), advance, state).finished
+    finished = jax.lax.while_loop(lambda state: _searching(state, options).any(), advance, state).finished
     _, best = jax.lax.top_k(finished.scores, options.n_best)
     return _take(finished, best)
 
@@ -57,11 +61,7 @@ class _State:
     position: jax.Array  # ()
     cache: Any
     open: _Beams
-    finished: Hypotheses  # (B, K), in the order of finishing
-
-    @property
-    def searching(self):
-        return jnp.isfinite(self.open.totals).any(-1) & (self.finished.lengths == 0).any(-1)  # (B,)
+    finished: Hypotheses  # (B, K), in the order of finishing with early stopping, else best first
 
 
 def _start(cache, batch, options):
@@ -88,21 +88,40 @@ def _continue(beams, log_probs, position):
     return parents, _Beams(tokens, log_probs, totals)
 
 
-def _finish(finished, candidates, ends, length, options):
-    """Adds the candidates that end, among the first K, to the finished ones while there is room."""
-    batch, k = finished.lengths.shape
+def _searching(state, options):
+    """Returns which examples go on, (B,)."""
+    open_, finished = state.open.totals, state.finished
+    if options.early_stopping:
+        return jnp.isfinite(open_).any(-1) & (finished.lengths == 0).any(-1)
+    ends = jnp.array([state.position + 1, options.max_length])  # the penalty grows with the length, or falls
+    best = normalise(open_.max(-1, keepdims=True), ends, options).max(-1)
+    return jnp.isfinite(best) & (best > finished.scores[:, options.n_best - 1])
+
+
+def _ended(candidates, ends, length, options):
+    """Returns the candidates as hypotheses (B, 2K), and which of them have ended: those with eos among the first K."""
+    batch, twice = candidates.totals.shape
     # Masked, not sliced to K: XLA runs a top-k whose result is sliced again as a full sort, 100 times slower on CPU.
-    ends &= jnp.isfinite(candidates.totals) & (jnp.arange(2 * k) < k)
+    ends &= jnp.isfinite(candidates.totals) & (jnp.arange(twice) < twice // 2)
+    lengths, scores = jnp.full((batch, twice), length), normalise(candidates.totals, length, options)
+    return Hypotheses(candidates.tokens, lengths, scores, candidates.log_probs), ends
+
+
+def _first_come(finished, new, ends):
+    """Adds those of `new` that have ended to the finished ones, while there is room."""
+    batch, k = finished.lengths.shape
     slots = (finished.lengths > 0).sum(1, keepdims=True) + jnp.cumsum(ends, axis=1) - 1
     slots = jnp.where(ends, slots, k)  # out of range, and so dropped, as those are for which there is no room
-    new = Hypotheses(
-        tokens=candidates.tokens,
-        lengths=jnp.full((batch, 2 * k), length),
-        scores=normalise(candidates.totals, length, options),
-        log_probs=candidates.log_probs,
-    )
     rows = jnp.arange(batch)[:, None]
     return jax.tree.map(lambda old, new: old.at[rows, slots].set(new, mode="drop"), finished, new)
+
+
+def _best(finished, new, ends):
+    """Returns the best K of the finished ones and those of `new` that have ended, best first."""
+    new = new.replace(scores=jnp.where(ends, new.scores, -jnp.inf))
+    every = jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), finished, new)
+    _, best = jax.lax.top_k(every.scores, finished.scores.shape[1])  # of equals the first: empty places, if any
+    return _take(every, best)
 
 
 def _take(tree, index):

@@ -25,6 +25,7 @@ class Options:
     n_best: int = 1  # hypotheses returned
     length_penalty: str = "none"  # one of LENGTH_PENALTIES
     alpha: float = 1.0  # the penalty's strength
+    early_stopping: bool = False  # stop at `beam_size` finished hypotheses, as fairseq does; else see `beam_search`
     no_repeat_ngram: int = 0  # no n-gram of this size twice in an output; 0 for no such rule
     pad: int = 0
     bos: int = 1  # the first token fed to the decoder; may be eos or pad, as in some published models

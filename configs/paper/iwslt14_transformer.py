@@ -27,7 +27,8 @@ def get_config():
     config.keep_checkpoints = 10
     config.label_smoothing, config.smoothing_form = 0.1, "fairseq"
     config.bleu.tokenize = "none"  # the text is tokenised already
-    config.decoding.beam_size, config.decoding.length_penalty, config.decoding.alpha = 5, "average", 1.0
+    config.decoding.beam_size, config.decoding.early_stopping = 5, True
+    config.decoding.length_penalty, config.decoding.alpha = "average", 1.0
     config.optimizer.name, config.optimizer.b2, config.optimizer.weight_decay = "adamw", 0.98, 1e-4
     config.optimizer.learning_rate = 5e-4
     config.optimizer.schedule, config.optimizer.warmup_steps = "inverse_sqrt", 4_000

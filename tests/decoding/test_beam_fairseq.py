@@ -61,7 +61,9 @@ S2_CUT = ([W2, W2, EOS], [0.3, 0.9, 0.01])
     ],
 )
 def test_beam_search(max_length, penalty, expected):
-    options = Options(max_length=max_length, beam_size=2, n_best=2, length_penalty="average", alpha=penalty)
+    options = Options(
+        max_length=max_length, beam_size=2, n_best=2, length_penalty="average", alpha=penalty, early_stopping=True
+    )
     if penalty == 0:
         options = dataclasses.replace(options, length_penalty="none", alpha=1.0)
     run = jax.jit(functools.partial(beam_search, table_step(BEAM_TABLE), options=options))

@@ -64,9 +64,9 @@ def allowed(history, options, limit, prefix):
 
 
 def plain_beam_search(decoder, example, options, limit, prefix):
-    """Fairseq's beam search with lists: [(score, tokens)], best first."""
+    """Beam search with lists: [(score, tokens)], best first. Without early stopping it looks at all there is."""
     beams, finished = [(0.0, [])], []
-    while beams and len(finished) < options.beam_size:
+    while beams and not (options.early_stopping and len(finished) >= options.beam_size):
         candidates = []
         for total, history in beams:
             log_probs = decoder.log_probs(example, [*history, PAD])[-1]
@@ -74,10 +74,10 @@ def plain_beam_search(decoder, example, options, limit, prefix):
                 candidates.append((total + log_probs[token], [*history, token]))
         candidates = sorted(candidates, reverse=True)[: 2 * options.beam_size]
         for total, tokens in candidates[: options.beam_size]:
-            if tokens[-1] == EOS and len(finished) < options.beam_size:
+            if tokens[-1] == EOS and not (options.early_stopping and len(finished) >= options.beam_size):
                 finished.append((total / divisor(options, len(tokens)), tokens))
         beams = [candidate for candidate in candidates if candidate[1][-1] != EOS][: options.beam_size]
-    return sorted(finished, reverse=True)
+    return sorted(finished, reverse=True)[: options.n_best]
 
 
 def test_a_wide_enough_beam_finds_all_sequences(decoder):
@@ -99,9 +99,10 @@ def test_a_wide_enough_beam_finds_all_sequences(decoder):
 
 
 @cases
-def test_beam_search_equals_the_plain_one(decoder, case):
+@pytest.mark.parametrize(("early_stopping", "n_best"), [(True, 3), (False, 3), (False, 1)])
+def test_beam_search_equals_the_plain_one(decoder, case, early_stopping, n_best):
     fields, arrays = CASES[case]
-    options = Options(max_length=9, beam_size=3, n_best=3, **fields)
+    options = Options(max_length=9, beam_size=3, n_best=n_best, early_stopping=early_stopping, **fields)
     found = run(beam_search, decoder, options, **arrays)
     for example in EXAMPLES:
         limit = arrays.get("max_lengths", [9] * 4)[example]
@@ -289,3 +290,21 @@ def test_impossible_searches(decoder):
             sample(decoder.step, cache, Options(max_length=6), rngs, **wrong)
     with pytest.raises(ValueError, match="leading axis"):
         greedy(decoder.step, {**cache, "index": jnp.zeros(())}, Options(max_length=6))
+
+
+def test_early_stopping_may_lose_the_likeliest():
+    """A model that is sure of six tokens, and spreads what is left over all others, eos first."""
+    logits = jnp.log(jnp.full((6, 6), 0.02).at[jnp.arange(6), [3, 4, 3, 4, 3, EOS]].set(0.9))
+    calls = []
+
+    def step(cache, token, position):
+        jax.debug.callback(lambda position: calls.append(int(position)), position)
+        return jnp.broadcast_to(logits[jnp.minimum(position, 5)], (token.size, 6)), cache
+
+    options = Options(max_length=50, beam_size=2, length_penalty="gnmt", alpha=0.6)
+    found = compiled(beam_search, step, jnp.zeros(1), options)
+    assert row(found, 0) == [3, 4, 3, 4, 3, EOS]
+    jax.effects_barrier()
+    assert max(calls) < 10  # not to the greatest length
+    early = compiled(beam_search, step, jnp.zeros(1), dataclasses.replace(options, early_stopping=True))
+    assert early.lengths[0, 0] < 6 and early.scores[0, 0] < found.scores[0, 0] - 1

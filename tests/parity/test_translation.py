@@ -356,7 +356,7 @@ CASES = {
 def search_both(both, case):
     """Returns what beam search finds: ours, with all ranks, and Marian's rows and scores."""
     (module, params), (ours, theirs) = both, CASES[case]
-    options = Options(max_length=50, min_length=3, beam_size=4, n_best=4, **ours)
+    options = Options(max_length=50, min_length=3, beam_size=4, n_best=4, early_stopping=True, **ours)
     found = jax.device_get(run(beam_search, options, params, make_batch()[0]))
     return found, *generate(module, num_beams=4, early_stopping=True, max_length=51, min_new_tokens=2, **theirs)
 
