@@ -6,8 +6,8 @@
     python experiments/evaluate.py --workdir runs/iwslt14 --checkpoint average
 
 Published, of tokenised lower-case text: BLEU 35.07 after 100 epochs (Deep-Spark/DeepSparkHub), 35.64 +- 0.23 over seeds
-(Transformer-Clinic). Cost: about 8e16 FLOPs, at 25 subwords a sentence. Not run here. Unlike there: subwords are learnt by sentencepiece, of
-8,000 a language (fairseq: 8,848 and 6,632, from 10,000 joint merges).
+(Transformer-Clinic). Cost: about 8e16 FLOPs, at 25 subwords a sentence. Not run here. Unlike there: subwords are learnt
+by sentencepiece, of 8,000 a language (fairseq: 8,848 and 6,632, from 10,000 joint merges).
 """
 
 from attnjax import config as config_lib
