@@ -68,10 +68,11 @@ def test_a_failure_on_slurm_is_told(slurm, process, config_file, tmp_path):
     assert out.count("failed: ") == 12 and "error: " in out, out + err
 
 
-def test_what_slurm_refuses_is_one_line(slurm, entry, config_file, tmp_path):
+def test_what_slurm_refuses_is_one_line(slurm, process, config_file, tmp_path):
     arguments = ["--config", config_file, "--workdir", tmp_path / "sweep", "--executor", "slurm"]
-    code, _, err = entry("sweep", *arguments, "--slurm.partition=nowhere")
-    assert code == 2 and "SLURM takes no job: " in err and "partition" in err and err.count("\n") == 1
+    runner = process("sweep", *arguments, "--slurm.partition=nowhere")
+    _, err = runner.communicate(timeout=60)
+    assert runner.returncode == 2 and "SLURM takes no job: " in err and "partition" in err and err.count("\n") == 1
     assert not (tmp_path / "sweep" / "jobs.json").exists()
 
 
