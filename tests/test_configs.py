@@ -162,26 +162,25 @@ def test_variant_of_a_config_fits_together(spec, tmp_path):
     assert_fits_together(*prepare(config_lib.load(str(FOLDER / spec)), tmp_path))
 
 
-# file -> training images, classes, arguments; the file's docstring has what each of them costs
-IMAGENET = (1_281_167 * 99 // 100, 1000)
-COSTS = {
-    "cifar10_resnet.py": (45_000, 10, [f"size=cifar{depth}" for depth in (20, 32, 44, 56, 110)]),
-    "cifar10_transformers.py": (49_000, 10, ["model=swin", "model=vit"]),
-    "imagenet_deit.py": (*IMAGENET, ["size=Ti/16", "size=S/16", "size=B/16"]),
-    "imagenet_resnet.py": (*IMAGENET, [f"size={depth}" for depth in (18, 34, 50, 101, 152)]),
-    "imagenet_swin.py": (*IMAGENET, ["size=T", "size=S", "size=B"]),
-    "imagenet_swin_finetune.py": (*IMAGENET, ["size=B-384", "size=L-384"]),
-    "imagenet_vit.py": (*IMAGENET, ["size=B/16", "size=L/16"]),
-    "imagenet_vit.py:": (14_197_122 - 51_200, 21_843, [f"size={size}/16,data=imagenet21k" for size in "BL"]),
-    "imagenet_vit_finetune.py": (*IMAGENET, ["size=B/16", "size=B/32", "size=L/16"]),
-}
+# A file, its training images and classes, and arguments, of each of which its docstring says the cost.
+IMAGENET = (1_281_167 * 99 // 100, 1_000)
+COSTS = [
+    ("cifar10_resnet", 45_000, 10, [f"size=cifar{depth}" for depth in (20, 32, 44, 56, 110)]),
+    ("cifar10_transformers", 49_000, 10, ["model=swin", "model=vit"]),
+    ("imagenet_deit", *IMAGENET, ["size=Ti/16", "size=S/16", "size=B/16"]),
+    ("imagenet_resnet", *IMAGENET, [f"size={depth}" for depth in (18, 34, 50, 101, 152)]),
+    ("imagenet_swin", *IMAGENET, ["size=T", "size=S", "size=B"]),
+    ("imagenet_swin_finetune", *IMAGENET, ["size=B-384", "size=L-384"]),
+    ("imagenet_vit", *IMAGENET, ["size=B/16", "size=L/16"]),
+    ("imagenet_vit", 14_197_122 - 51_200, 21_843, [f"size={size}/16,data=imagenet21k" for size in "BL"]),
+    ("imagenet_vit_finetune", *IMAGENET, ["size=B/16", "size=B/32", "size=L/16"]),
+]
 
 
-@pytest.mark.parametrize("name", COSTS)
-def test_costs_in_docstrings(name):
+@pytest.mark.parametrize(("name", "images", "classes", "arguments"), COSTS)
+def test_costs_in_docstrings(name, images, classes, arguments):
     """Two operations a multiply-add, three passes: forward, and backward by the weights and by what they apply to."""
-    images, classes, arguments = COSTS[name]
-    path, costs = FOLDER / "paper" / name.rstrip(":"), []
+    path, costs = FOLDER / "paper" / f"{name}.py", []
     for argument in arguments:
         config = config_lib.load(f"{path}:{argument}")
         model = models.build(config.model, num_classes=classes)
