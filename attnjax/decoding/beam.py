@@ -31,22 +31,20 @@ def beam_search(step, cache, options: Options, *, max_lengths=None, prefix=None)
     """
     batch = batch_size(cache)
     forced = forced_tokens(batch, options, max_lengths, prefix)
-    finish = _first_come if options.early_stopping else _best
 
     def advance(state):
         beams, position = state.open, state.position
         log_probs, cache = next_log_probs(step, state.cache, beams.tokens, position, forced, options)
         parents, candidates = _continue(beams, log_probs, position)
         ends = candidates.tokens[:, :, position] == options.eos  # (B, 2K)
-        finished = finish(state.finished, *_ended(candidates, ends, position + 1, options))
+        finished = _finish(state.finished, candidates, ends, position + 1, options)
         totals, stay = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.totals), options.beam_size)
         beams = _take(candidates, stay).replace(totals=totals)
         return _State(position + 1, _reorder(cache, _take(parents, stay)), beams, finished)
 
     state = _start(expand(cache, options.beam_size), batch, options)
     finished = jax.lax.while_loop(lambda state: _searching(state, options).any(), advance, state).finished
-    _, best = jax.lax.top_k(finished.scores, options.n_best)
-    return _take(finished, best)
+    return jax.tree.map(lambda x: x[:, : options.n_best], finished)
 
 
 @flax.struct.dataclass
@@ -61,7 +59,7 @@ class _State:
     position: jax.Array  # ()
     cache: Any
     open: _Beams
-    finished: Hypotheses  # (B, K), in the order of finishing with early stopping, else best first
+    finished: Hypotheses  # (B, K), best first
 
 
 def _start(cache, batch, options):
@@ -90,37 +88,28 @@ def _continue(beams, log_probs, position):
 
 def _searching(state, options):
     """Returns which examples go on, (B,)."""
-    open_, finished = state.open.totals, state.finished
-    if options.early_stopping:
-        return jnp.isfinite(open_).any(-1) & (finished.lengths == 0).any(-1)
     ends = jnp.array([state.position + 1, options.max_length])  # the penalty grows with the length, or falls
-    best = normalise(open_.max(-1, keepdims=True), ends, options).max(-1)
-    return jnp.isfinite(best) & (best > finished.scores[:, options.n_best - 1])
+    attainable = normalise(state.open.totals.max(-1, keepdims=True), ends, options).max(-1)
+    scores = state.finished.scores
+    better = jnp.isneginf(scores[:, -1]) if options.early_stopping else attainable > scores[:, options.n_best - 1]
+    return jnp.isfinite(attainable) & better
 
 
-def _ended(candidates, ends, length, options):
-    """Returns the candidates as hypotheses (B, 2K), and which of them have ended: those with eos among the first K."""
-    batch, twice = candidates.totals.shape
-    # Masked, not sliced to K: XLA runs a top-k whose result is sliced again as a full sort, 100 times slower on CPU.
-    ends &= jnp.isfinite(candidates.totals) & (jnp.arange(twice) < twice // 2)
-    lengths, scores = jnp.full((batch, twice), length), normalise(candidates.totals, length, options)
-    return Hypotheses(candidates.tokens, lengths, scores, candidates.log_probs), ends
-
-
-def _first_come(finished, new, ends):
-    """Adds those of `new` that have ended to the finished ones, while there is room."""
+def _finish(finished, candidates, ends, length, options):
+    """Returns the best K of the finished ones and the candidates that end, among the first K; best first."""
     batch, k = finished.lengths.shape
-    slots = (finished.lengths > 0).sum(1, keepdims=True) + jnp.cumsum(ends, axis=1) - 1
-    slots = jnp.where(ends, slots, k)  # out of range, and so dropped, as those are for which there is no room
-    rows = jnp.arange(batch)[:, None]
-    return jax.tree.map(lambda old, new: old.at[rows, slots].set(new, mode="drop"), finished, new)
-
-
-def _best(finished, new, ends):
-    """Returns the best K of the finished ones and those of `new` that have ended, best first."""
-    new = new.replace(scores=jnp.where(ends, new.scores, -jnp.inf))
+    # Masked, not sliced to K: XLA runs a top-k whose result is sliced again as a full sort, 100 times slower on CPU.
+    ends &= jnp.isfinite(candidates.totals) & (jnp.arange(2 * k) < k)
+    if options.early_stopping:  # only while there is room
+        ends &= (finished.lengths > 0).sum(1, keepdims=True) + jnp.cumsum(ends, axis=1) <= k
+    new = Hypotheses(
+        tokens=candidates.tokens,
+        lengths=jnp.full((batch, 2 * k), length),
+        scores=jnp.where(ends, normalise(candidates.totals, length, options), -jnp.inf),
+        log_probs=candidates.log_probs,
+    )
     every = jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), finished, new)
-    _, best = jax.lax.top_k(every.scores, finished.scores.shape[1])  # of equals the first: empty places, if any
+    _, best = jax.lax.top_k(every.scores, k)  # of equals the first: empty places, if any
     return _take(every, best)
 
 
