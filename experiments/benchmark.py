@@ -15,21 +15,23 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from attnjax import cli, models, workloads
+from attnjax import cli, models
 from attnjax import config as config_lib
-from attnjax.analysis import figures
-from attnjax.analysis.cost import minimum_times, passes
-from attnjax.analysis.saving import save_figure
+from attnjax import tasks as workloads
 from attnjax.decoding import Options
 from attnjax.errors import UserError
+from attnjax.inspection.cost import minimum_times, passes
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import MLP
-from attnjax.tasks.translation import Translation
-from attnjax.training import parallel, state
+from attnjax.objectives.sequence import Translation
+from attnjax.reports import figures
+from attnjax.reports.saving import save_figure
+from attnjax.tasks.classification import ClassificationWorkload
+from attnjax.training import devices as parallel
+from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
-from attnjax.workloads.classification import ClassificationWorkload
 
 TOKENS = {name: jax.ShapeDtypeStruct((1, 4), np.int32) for name in ("source", "target")}
 

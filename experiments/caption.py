@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from attnjax import cli, data
-from attnjax.analysis import figures
-from attnjax.analysis.attention import chosen, image_attention
-from attnjax.analysis.saving import save_figure
 from attnjax.errors import UserError
-from attnjax.training.run import open_run
+from attnjax.reports import figures
+from attnjax.reports.attention import chosen, image_attention
+from attnjax.reports.saving import save_figure
+from attnjax.runs.folder import open_run
 
 
 def main() -> None:

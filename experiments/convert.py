@@ -16,11 +16,12 @@ from pathlib import Path
 from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.errors import UserError
-from attnjax.training import run
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.runs import folder as run
+from attnjax.runs import initialise as transfer
+from attnjax.runs.checkpoint import Checkpoints
+from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import published, transfer
-from attnjax.workloads.classification import ClassificationWorkload
+from attnjax.weights import published
 
 
 def main() -> None:

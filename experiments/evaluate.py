@@ -11,8 +11,8 @@ from pathlib import Path
 from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.files import write_atomically, writing
-from attnjax.training.run import evaluation_path, open_run
-from attnjax.weights.transfer import at_image_size
+from attnjax.runs.folder import evaluation_path, open_run
+from attnjax.runs.initialise import at_image_size
 
 
 def main() -> None:

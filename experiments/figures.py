@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 
 from attnjax import cli, data
-from attnjax.analysis import figures, lengths
-from attnjax.analysis.saving import save_figure
-from attnjax.analysis.windows_figure import windows_figure
 from attnjax.errors import UserError
-from attnjax.training.run import open_run
+from attnjax.reports import figures, lengths
+from attnjax.reports.saving import save_figure
+from attnjax.reports.windows import windows_figure
+from attnjax.runs.folder import open_run
 
 
 def main() -> None:

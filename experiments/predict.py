@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from attnjax import cli, data
-from attnjax.training.run import open_run
+from attnjax.runs.folder import open_run
 
 TOP = 5
 

@@ -9,7 +9,7 @@ not, and are also prepared on first use.
 import argparse
 
 from attnjax.cli import run
-from attnjax.data.prepared import prepare
+from attnjax.data.tfds import prepare
 
 
 def main() -> None:

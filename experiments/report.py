@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from attnjax import cli
-from attnjax.analysis import report as report_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
+from attnjax.reports import runs as report_lib
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from attnjax import cli
 from attnjax.errors import UserError
+from attnjax.runs.locking import locked
 from attnjax.sweeps import local, runner, slurm, trials
-from attnjax.training.locking import locked
 
 
 def main() -> None:

@@ -21,13 +21,15 @@ from typing import Any, NamedTuple
 import jax
 
 from attnjax import cli
-from attnjax.analysis import cost, figures, sizes
-from attnjax.analysis.saving import save_figure
 from attnjax.errors import UserError
+from attnjax.inspection import cost
 from attnjax.models.swin import SWIN_SIZES, Swin, WindowAttention, padded_grid
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.windows import fit_window, shifted_window_mask
-from attnjax.training import parallel
+from attnjax.reports import figures
+from attnjax.reports import tables as sizes
+from attnjax.reports.saving import save_figure
+from attnjax.training import devices as parallel
 
 GIB, MIB = 2**30, 2**20
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnjax import cli, config, distributed
 from attnjax.errors import UserError
-from attnjax.training import dry_run, loop
+from attnjax.runs import dry_run, loop
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attnjax import cli
-from attnjax.analysis import figures
-from attnjax.analysis.attention import chosen, source_attention
 from attnjax.errors import UserError
-from attnjax.training.run import open_run
-from attnjax.workloads.search import Candidate
+from attnjax.reports import figures
+from attnjax.reports.attention import chosen, source_attention
+from attnjax.runs.folder import open_run
+from attnjax.tasks.search import Candidate
 
 CHUNK = 256
 

@@ -43,8 +43,8 @@ def entry(monkeypatch, capsys):
 @pytest.fixture
 def untrained():
     """Returns untrained(workload, folder): makes a run folder of a workload at step 0, and returns it opened."""
-    from attnjax.training import run
-    from attnjax.training.checkpoint import Checkpoints
+    from attnjax.runs import folder as run
+    from attnjax.runs.checkpoint import Checkpoints
     from attnjax.training.optimizer import make_optimizer, make_schedule
 
     def make(workload, folder):
@@ -64,7 +64,8 @@ def translation_workload(tmp_path):
     from num2words import num2words
 
     from attnjax import config as config_lib
-    from attnjax import models, workloads
+    from attnjax import models
+    from attnjax import tasks as workloads
 
     def make(joint=True, **fields):
         for language in ("en", "de"):

@@ -6,7 +6,7 @@ import jax
 import matplotlib.pyplot as plt
 import pytest
 
-from attnjax.analysis import figures
+from attnjax.reports import figures
 
 CONFIG = "configs/numwords_transformer.py"
 SMALL = {"model.width": 8, "model.num_heads": 1, "model.encoder_depth": 1, "model.decoder_depth": 1}

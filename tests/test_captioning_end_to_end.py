@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from attnjax import config as config_lib
-from attnjax import data, models, workloads
-from attnjax.tasks.cider import cider
-from attnjax.training import loop
-from attnjax.training.run import open_run
-from attnjax.workloads.classification import ClassificationWorkload
+from attnjax import data, models
+from attnjax import tasks as workloads
+from attnjax.metrics.cider import cider
+from attnjax.runs import loop
+from attnjax.runs.folder import open_run
+from attnjax.tasks.classification import ClassificationWorkload
 
 CONFIG = Path(__file__).parent.parent / "configs" / "flickr8k_captioner.py"
 # One width of batches, so that there is one step to compile; dropout and augmentation on, as a stop must not lose them.

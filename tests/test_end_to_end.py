@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from attnjax.training.run import open_run
+from attnjax.runs.folder import open_run
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_vit.py"
 # Dropout, stochastic depth, augmentation, mixing and averaging on, so that every random stream must survive a stop.

@@ -17,15 +17,16 @@ import sacrebleu
 from num2words import num2words
 
 from attnjax import config as config_lib
-from attnjax import models, workloads
-from attnjax.training import loop
-from attnjax.training import run as run_lib
-from attnjax.training.checkpoint import Checkpoints
+from attnjax import models
+from attnjax import tasks as workloads
+from attnjax.runs import folder as run_lib
+from attnjax.runs import initialise as transfer
+from attnjax.runs import loop
+from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.folder import open_run
+from attnjax.tasks.classification import ClassificationWorkload
+from attnjax.training.devices import Pmap
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.training.parallel import Pmap
-from attnjax.training.run import open_run
-from attnjax.weights import transfer
-from attnjax.workloads.classification import ClassificationWorkload
 
 CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
 # One width of batches, so that there is one step to compile; dropout on, so that its stream must survive a stop.

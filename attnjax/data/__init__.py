@@ -6,11 +6,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from attnjax.data import caption_sources, pipeline, text_pipeline
-from attnjax.data.caption_sources import CaptionSource
-from attnjax.data.decode import DAMAGE, decode_image
-from attnjax.data.images import Augmentation, fit, normalise
-from attnjax.data.sources import ImageSource, check_channels, open_source
+from attnjax.data import captions as caption_sources
+from attnjax.data.captions import CaptionSource
+from attnjax.data.images import pipeline
+from attnjax.data.images.augment import Augmentation, fit, normalise
+from attnjax.data.images.decode import DAMAGE, decode_image
+from attnjax.data.images.sources import ImageSource, check_channels, open_source
+from attnjax.data.text import pipeline as text_pipeline
 from attnjax.errors import UserError
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
-from attnjax.nn import layers
+from attnjax.nn import remat as layers
 from attnjax.nn.blocks import activation
 from attnjax.nn.pooling import pool
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from attnjax.errors import UserError
 from attnjax.models.vit import PatchEmbedding, patch_grid, prepend_class_token
-from attnjax.nn import layers
+from attnjax.nn import remat as layers
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import DropPath, EncoderBlock, activation, layer_norm
 from attnjax.nn.linear import Linear

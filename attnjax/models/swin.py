@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from attnjax.errors import UserError, nearest
 from attnjax.models.vit import PatchEmbedding
-from attnjax.nn import layers
+from attnjax.nn import remat as layers
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import EncoderBlock, layer_norm
 from attnjax.nn.linear import Linear

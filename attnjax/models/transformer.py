@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
-from attnjax.nn import layers
+from attnjax.nn import remat as layers
 from attnjax.nn.blocks import DecoderBlock, EncoderBlock, Memory, layer_norm
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import causal_mask, padding_mask, segment_mask

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 
+from attnjax.runs.locking import is_locked
 from attnjax.sweeps.attempt import Attempt
 from attnjax.sweeps.trials import Sweep, Trial
-from attnjax.training.locking import is_locked
 
 
 def slots(jobs: int) -> list[tuple[Sequence[int], str | None]]:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from attnjax.runs.stopping import watch_signals
 from attnjax.sweeps.trials import Progress, Sweep, Trial, clock
-from attnjax.training.stopping import watch_signals
 
 POLL_SECONDS = 0.5
 _INTEREST = ("running", "failed", "queued", "stopped", "waiting", "finished")  # what is shown first

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
+from attnjax.runs.folder import evaluation_path, read_summary
+from attnjax.runs.log import read_rows
 from attnjax.sweeps import Overrides
-from attnjax.training.metrics import read_rows
-from attnjax.training.run import evaluation_path, read_summary
 
 FILE = "sweep.json"
 LONGEST_NAME = 120

@@ -1,67 +1,117 @@
-"""Image classification."""
+"""Image classification as a workload."""
 
 import dataclasses
-from typing import Any
+import functools
+import json
+import math
+from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+from ml_collections import ConfigDict
 
-PyTree = Any
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add over batches, devices, processes
+from attnjax import data, models
+from attnjax.data.images.sources import ImageSource
+from attnjax.errors import UserError
+from attnjax.files import write_atomically
+from attnjax.models.vit import patch_grid
+from attnjax.objectives.classification import Classification
+from attnjax.runs.log import mean_over
+from attnjax.tasks.report import Report
+from attnjax.training import devices as parallel
+from attnjax.training.step import make_eval_step
+
+CLASSES_FILE = "classes.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
-    """Softmax cross-entropy over classes.
+class ClassificationWorkload:
+    """Images of named classes; `sources` are the open splits, "train" and perhaps "validation", while training."""
 
-    Batches: image (B, H, W, C) float32, label (B,) int32, mask (B,) bool, False where a row is padding; with mixup or
-    cutmix also label_other (B,) int32 and label_weight (B,) float32, the share of `label`.
-    """
+    config: ConfigDict
+    classes: tuple[str, ...]
+    sources: dict[str, ImageSource] = dataclasses.field(default_factory=dict)
 
-    model: nn.Module
-    # The smoothed target is (1 - s) one_hot + s / classes (Szegedy et al. 2016, section 7).
-    label_smoothing: float = 0.0
+    unit = "images"
+    shown = ("image",)
+    best_metrics = ("accuracy", "loss")
 
-    def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
-        """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
-        variables = dict(jax.jit(self.model.init)(rng, jnp.zeros(batch["image"].shape, jnp.float32)))
-        return variables.pop("params"), variables
+    @classmethod
+    def for_training(cls, config: ConfigDict, workdir: Path) -> "ClassificationWorkload":
+        del workdir
+        devices = parallel.of(config)
+        parallel.check_batch_size(devices, "batch_size", config.batch_size, config.accumulate)
+        parallel.check_batch_size(devices, "eval_batch_size", config.eval_batch_size)
+        sources = {"train": data.open_split(config, config.data.train)}
+        if config.data.validation:
+            sources["validation"] = data.open_split(config, config.data.validation)
+        return cls(config, sources["train"].classes, sources)
 
-    def logits(self, params: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:
-        """Returns (B, classes) float32, in evaluation mode."""
-        return self.model.apply({"params": params, **model_state}, image, train=False)
+    @classmethod
+    def from_run(cls, config: ConfigDict, workdir: Path) -> "ClassificationWorkload":
+        path = workdir / CLASSES_FILE
+        try:
+            return cls(config, tuple(json.loads(path.read_text())))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read '{path}', the names of the run's classes: {error}") from None
 
-    def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
-        """Returns (sum of losses, (weight, metrics, new model state)), in training mode."""
-        logits, new_state = self.model.apply(
-            {"params": params, **model_state},
-            batch["image"],
-            train=True,
-            rngs={"dropout": rng},
-            mutable=list(model_state),
-        )
-        target = jax.nn.one_hot(batch["label"], logits.shape[-1])
-        if "label_other" in batch:
-            share = batch["label_weight"][:, None]
-            target = share * target + (1 - share) * jax.nn.one_hot(batch["label_other"], logits.shape[-1])
-        target = optax.smooth_labels(target, self.label_smoothing)
-        mask = batch["mask"].astype(jnp.float32)
-        losses = optax.softmax_cross_entropy(logits, target)
-        metrics = self._metrics(logits, batch) | {"loss": ((losses * mask).sum(), mask.sum())}
-        return (losses * mask).sum(), (mask.sum(), metrics, new_state)
+    def save(self, workdir: Path) -> None:
+        write_atomically(workdir / CLASSES_FILE, json.dumps(self.classes) + "\n")
 
-    def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
-        """Returns loss (unsmoothed) and accuracy sums of a batch, in evaluation mode."""
-        return self._metrics(self.logits(params, model_state, batch["image"]), batch)
+    @functools.cached_property
+    def task(self) -> Classification:
+        """The task with its model; UserError where the model cannot take the config's images."""
+        model = models.build(self.config.model, num_classes=len(self.classes))
+        if self.config.model.name == "vit":
+            patch_grid(tuple(self.config.data.image_size), self.config.model.patch_size)
+        return Classification(model, self.config.label_smoothing)
 
-    def _metrics(self, logits, batch):
-        mask = batch["mask"].astype(jnp.float32)
-        label = batch["label"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        correct = logits.argmax(-1) == label
-        return {
-            "loss": ((losses * mask).sum(), mask.sum()),
-            "accuracy": ((correct * mask).sum(), mask.sum()),
-        }
+    @property
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (1, *self.config.data.image_size, self.config.data.channels)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.sources["train"]) * self.config.data.augment.repeats / self.config.batch_size)
+
+    @property
+    def header(self) -> list[str]:
+        lines = [
+            f"{split:<11} {len(source):,} images of {len(source.classes)} classes, {self.config.data.source}"
+            for split, source in self.sources.items()
+        ]
+        return [*lines, f"batches     {self.config.batch_size} images"]
+
+    def batches(self):
+        return data.train_iterator(self.config, self.sources["train"])
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)]
+
+    def fingerprint(self) -> dict[str, str]:
+        return data.fingerprint(self.config, self.sources) | {"batches": f"{self.config.batch_size} images"}
+
+    def validate(self, variables) -> dict[str, float]:
+        source = self.sources.get("validation")
+        return self._measure(source, variables) if source else {}
+
+    def test(self, split: str, variables) -> Report:
+        """Measures on a split of the config's source; UserError if its classes are not the model's."""
+        parallel.check_batch_size(parallel.of(self.config), "eval_batch_size", self.config.eval_batch_size)
+        source = data.open_split(self.config, split)
+        if source.classes != self.classes:
+            ours, theirs = _some(self.classes), _some(source.classes)
+            raise UserError(f"the classes of {self.config.data.source} ({theirs}) are not the model's ({ours})")
+        return Report({"images": len(source)}, self._measure(source, variables))
+
+    def _measure(self, source, variables):
+        return mean_over(self._eval_step, variables, data.eval_batches(self.config, source))
+
+    @functools.cached_property
+    def _eval_step(self):
+        return parallel.of(self.config).evaluate(make_eval_step(self.task))
+
+
+def _some(classes):
+    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")

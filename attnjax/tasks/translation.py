@@ -1,115 +1,198 @@
-"""Translation, captioning: any task whose output is a sequence of tokens."""
+"""Translation as a workload: parallel text, a subword vocabulary, and translations of plain text."""
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from attnjax import decoding
-from attnjax.nn.masks import PAD
-from attnjax.tasks.classification import Metrics
-from attnjax.tasks.losses import token_losses
-
-PyTree = Any
+from attnjax import data, models
+from attnjax.data.text import pipeline as text_pipeline
+from attnjax.data.text import vocabulary as text
+from attnjax.data.text.sources import PairSource, open_pairs
+from attnjax.errors import UserError
+from attnjax.metrics import bleu as text_metrics
+from attnjax.objectives.sequence import Translation
+from attnjax.runs.log import mean_over
+from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
+from attnjax.tasks.report import Report
+from attnjax.tasks.search import GREEDY, Candidate, Searcher
+from attnjax.training import devices as parallel
+from attnjax.training.step import make_eval_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Translation:
-    """Cross-entropy over the next token, by teacher forcing.
+class TranslationWorkload:
+    """Sentence pairs; `sources` are the open splits, "train" and perhaps "validation", while training."""
 
-    Batches: target (B, T + 1) int32, from bos to eos, and what the model reads: source (B, S) int32, ending in eos,
-    image (B, H, W, C) float32, or both. Tokens are filled up with pad, and rows of nothing else count for nothing;
-    packed rows also bring `source_segments`, `source_positions`, `target_segments`, `target_positions` of these shapes.
-    The target is shifted here and nowhere else: the decoder reads its first T tokens and predicts its last T.
-    """
+    config: ConfigDict
+    vocabulary: text.Vocabulary
+    sources: dict[str, PairSource] = dataclasses.field(default_factory=dict)
 
-    model: nn.Module
-    label_smoothing: float = 0.0
-    smoothing_form: str = "uniform"
-    reads: tuple[str, ...] = ("source",)  # what the model reads of a batch: "source", "image" or both
+    unit = "tokens"
+    shown = ("source", "target")
+    best_metrics = ("bleu", "exact_match", "accuracy", "loss")
 
-    def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
-        """Returns parameters and model state (an image encoder's batch statistics, if any) for these shapes."""
-        ones = {name: jnp.ones(struct.shape, struct.dtype) for name, struct in batch.items()}
-        variables = dict(jax.jit(self.model.init)(rng, target=ones["target"][:, :-1], **self._inputs(ones)))
-        return variables.pop("params"), variables
+    @classmethod
+    def for_training(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
+        sources = {"train": _open(config, config.data.train)}
+        if config.data.validation:
+            sources["validation"] = _open(config, config.data.validation)
+        workload = cls(config, run_vocabulary(config, workdir, sources["train"]), sources)
+        workload._check_measuring()
+        return workload
 
-    def logits(self, params: PyTree, model_state: PyTree, batch: dict) -> jax.Array:
-        """Returns (B, T, vocabulary) float32, in evaluation mode, for the tokens `next_tokens` names."""
-        return self._apply({"params": params, **model_state}, batch, train=False)
+    @classmethod
+    def from_run(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
+        return cls(config, text.load_vocabulary(workdir / VOCABULARY_FOLDER))
 
-    def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
-        """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts tokens."""
-        variables = {"params": params, **model_state}
-        logits, new_state = self._apply(variables, batch, train=True, rngs={"dropout": rng}, mutable=list(model_state))
-        losses, metrics = self._losses(logits, batch)
-        tokens = metrics["nll"][1]
-        return losses.sum(), (tokens, metrics | {"loss": (losses.sum(), tokens)}, new_state)
+    def save(self, workdir: Path) -> None:
+        text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
-    def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
-        """Returns loss (unsmoothed) and accuracy sums over a batch's target tokens, in evaluation mode."""
-        _, metrics = self._losses(self.logits(params, model_state, batch), batch)
-        metrics["loss"] = metrics.pop("nll")
-        return metrics
+    @functools.cached_property
+    def task(self) -> Translation:
+        """The task with its model; UserError where the model cannot take the config's batches."""
+        config = self.config
+        sizes = (self.vocabulary.source.get_piece_size(), self.vocabulary.target.get_piece_size())
+        model = models.build(config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1])
+        if config.data.batching.method == "pack" and config.model.name != "transformer":
+            raise UserError(f"data.batching.method=pack needs a transformer: a {config.model.name} reads on over pairs")
+        limit = getattr(model, "max_length", config.data.batching.max_length)
+        if limit < config.data.batching.max_length:
+            raise UserError(
+                f"data.batching.max_length={config.data.batching.max_length} is more than model.max_length={limit}"
+            )
+        return Translation(model, config.label_smoothing, config.smoothing_form)
 
-    def generate(
-        self,
-        params: PyTree,
-        model_state: PyTree,
-        batch: dict,
-        options: decoding.Options,
-        max_lengths=None,
-        prefix=None,
-    ) -> decoding.Hypotheses:
-        """Returns outputs (B, n_best) for what the model reads of a batch, by greedy or beam search.
+    @property
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
 
-        max_lengths and prefix are those of `decoding.greedy`. Cross-attention's keys and values, which all hypotheses
-        of a source share, stay out of what the search reorders.
+    # Training
+
+    @functools.cached_property
+    def _training(self):
+        return TrainingPairs(self.config, self.vocabulary, self.sources["train"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._training.layout.batches
+
+    @property
+    def header(self) -> list[str]:
+        data = self.config.data
+        lines = [
+            f"{split:<11} {len(pairs):,} pairs {'-'.join(data.languages)}, {data.source}"
+            for split, pairs in self.sources.items()
+        ]
+        return [*lines, *self._training.header]
+
+    def fingerprint(self) -> dict[str, str]:
+        return data.fingerprint(self.config, self.sources) | self._training.fingerprint()
+
+    def batches(self):
+        return self._training.batches()
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return self._training.shapes(batch)
+
+    # Measuring
+
+    def validate(self, variables) -> dict[str, float]:
+        """Loss and accuracy by teacher forcing; BLEU and exact match of greedy translations."""
+        pairs = self.sources.get("validation")
+        if pairs is None:
+            return {}
+        translations = [best[0].text for best in self.translate(variables, pairs.source, **GREEDY)]
+        bleu = self._bleu(translations, pairs.target)[0]
+        exact = text_metrics.exact_match(translations, pairs.target)
+        return self._measure(pairs, variables) | {"bleu": bleu, "exact_match": exact}
+
+    def test(self, split: str, variables) -> Report:
+        """Translates a split as `config.decoding` says; UserError if a sentence is longer than the model's limit."""
+        config, pairs = self.config, self.open_split(split)
+        translations = [best[0].text for best in self.translate(variables, pairs.source)]
+        scores = {"bleu": self._bleu(translations, pairs.target), "chrf": text_metrics.chrf(translations, pairs.target)}
+        if config.bleu.moses:
+            scores["tokenised_bleu"] = text_metrics.tokenised_bleu(
+                translations, pairs.target, language=config.data.languages[1], lowercase=config.bleu.lowercase
+            )
+        metrics = {name: value for name, (value, _) in scores.items()}
+        metrics["exact_match"] = text_metrics.exact_match(translations, pairs.target)
+        return Report(
+            examples={"pairs": len(pairs)},
+            metrics=metrics | self._measure(pairs, variables),
+            notes={name: signature for name, (_, signature) in scores.items()},
+            files={"txt": "".join(f"{line}\n" for line in translations)},
+        )
+
+    def _bleu(self, translations, references):
+        options = self.config.bleu
+        return text_metrics.bleu(translations, references, tokenize=options.tokenize, lowercase=options.lowercase)
+
+    def _measure(self, pairs, variables):
+        batches = eval_batches(self.config, self.vocabulary, pairs)
+        return with_perplexity(mean_over(self._eval_step, variables, batches))
+
+    @functools.cached_property
+    def _eval_step(self):
+        return parallel.of(self.config).evaluate(make_eval_step(self.task))
+
+    def open_split(self, split: str) -> PairSource:
+        """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
+        pairs = _open(self.config, split)
+        self._check_lengths(pairs)
+        return pairs
+
+    def _check_measuring(self):
+        """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
+        self._searcher.check()
+        self._bleu(["a"], ["a"])
+        if "validation" in self.sources:
+            self._check_lengths(self.sources["validation"])
+
+    def _check_lengths(self, pairs):
+        encoded = text_pipeline.encode_pairs(pairs, self.vocabulary)
+        longest = int(encoded.lengths.argmax())
+        if encoded.lengths[longest] > self.limit:
+            length, limit = encoded.lengths[longest], self.limit
+            raise UserError(f"{pairs.name(longest)} has {length} subwords, more than the model's limit of {limit}")
+
+    # Translating
+
+    @property
+    def limit(self) -> int:
+        """The most subwords that the model takes, eos counted."""
+        return getattr(self.task.model, "max_length", 1024)
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the source subwords of each line, eos last."""
+        return [[*ids, text.EOS] for ids in text.encode(self.vocabulary.source, lines)]
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """Returns what the model reads of an encoded line: up to its limit, eos last."""
+        return [*ids[:-1][: self.limit - 1], text.EOS]
+
+    def translate(self, variables, lines: Sequence[str], **decoding) -> list[list[Candidate]]:
+        """Returns the `n_best` translations of each line, best first; `decoding` goes before `config.decoding`.
+
+        What is beyond the model's limit of a line is cut off.
         """
-        variables = {"params": params, **model_state}
-        cache = self.model.apply(variables, **self._inputs(batch), length=options.max_length, method="start_cache")
-        memory = decoding.expand(cache["memory"], options.beam_size)
+        return self._searcher.search(variables, [self.cut(ids) for ids in self.encode(lines)], **decoding)
 
-        def step(state, token, position):
-            now = {"memory": memory, "state": state}
-            logits, after = self.model.apply(variables, now, token, position, method="step")
-            return logits, after["state"]
-
-        search = decoding.greedy if options.beam_size == 1 else decoding.beam_search
-        return search(step, cache["state"], options, max_lengths=max_lengths, prefix=prefix)
-
-    def _apply(self, variables, batch, **options):
-        packing = {}
-        if "target_segments" in batch:
-            packing = {
-                "source_segments": batch["source_segments"],
-                "target_segments": batch["target_segments"][:, :-1],
-                "positions": (batch["source_positions"], batch["target_positions"][:, :-1]),
-            }
-        return self.model.apply(variables, target=batch["target"][:, :-1], **self._inputs(batch), **packing, **options)
-
-    def _inputs(self, batch):
-        return {name: batch[name] for name in self.reads}
-
-    def _losses(self, logits, batch):
-        """Returns the smoothed losses (B, T), and the sums of unsmoothed ones and of right tokens."""
-        labels = next_tokens(batch)
-        losses, nll = token_losses(logits, labels, smoothing=self.label_smoothing, form=self.smoothing_form, pad=PAD)
-        real = (labels != PAD).astype(jnp.float32)
-        # Not by argmax, which XLA does not vectorise on a CPU.
-        right = (jnp.take_along_axis(logits, labels[..., None], -1)[..., 0] >= logits.max(-1)) * real
-        return losses, {"nll": (nll.sum(), real.sum()), "accuracy": (right.sum(), real.sum())}
+    @functools.cached_property
+    def _searcher(self):
+        return Searcher(self.config, self.task, self.vocabulary.target, self.limit)
 
 
-def next_tokens(batch: dict) -> jax.Array:
-    """Returns what the decoder is to predict, (B, T) int32; pad where there is nothing to predict.
-
-    In a packed row the token after a pair's last one is the next pair's bos, which nothing in the pair foretells.
-    """
-    labels = batch["target"][:, 1:]
-    if "target_segments" not in batch:
-        return labels
-    segments = batch["target_segments"]
-    return jnp.where(segments[:, 1:] == segments[:, :-1], labels, PAD)
+def _open(config, split):
+    data = config.data
+    if len(data.languages) != 2:
+        raise UserError(f"data.languages={tuple(data.languages)}: it should be two, from and to, like ('en', 'de')")
+    source, target = data.languages
+    return open_pairs(
+        data.source, split, source=source, target=target, data_dir=data.data_dir, skip_blank=data.skip_blank
+    )

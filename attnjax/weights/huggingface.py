@@ -8,7 +8,7 @@ from typing import Any
 import safetensors.numpy
 from sentencepiece import SentencePieceProcessor
 
-from attnjax.data.text import Vocabulary
+from attnjax.data.text.vocabulary import Vocabulary
 from attnjax.errors import UserError
 from attnjax.weights.files import Arrays
 

@@ -29,14 +29,7 @@ from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
 from attnjax.weights.files import Arrays, read_arrays, read_description, weights_file
 from attnjax.weights.huggingface import save_model
-from attnjax.weights.naming import (
-    HUGGINGFACE_ACTIVATIONS,
-    Format,
-    check_settings,
-    detect,
-    from_published,
-    to_published,
-)
+from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, check_settings, detect, from_published, to_published
 
 TARGET, SOURCE, OUTPUT = "target_embedding/embedding", "source_embedding/embedding", "output/kernel"
 BIAS = "logits_bias"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnjax.data.sources import ImageSource
+from attnjax.data.images.sources import ImageSource
 
 
 @pytest.fixture

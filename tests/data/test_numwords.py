@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from attnjax.data.builders.numwords import split_numbers
-from attnjax.data.text_sources import open_pairs
+from attnjax.data.text.sources import open_pairs
 from attnjax.errors import UserError
 
 

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from attnjax.data import text
 from attnjax.data.builders import symbols
-from attnjax.data.text_sources import open_pairs
+from attnjax.data.text import vocabulary as text
+from attnjax.data.text.sources import open_pairs
 
 
 @pytest.fixture(scope="module")

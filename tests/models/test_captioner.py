@@ -10,7 +10,7 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.blocks import DecoderBlock
 from attnjax.nn.masks import causal_mask
-from attnjax.tasks.translation import Translation
+from attnjax.objectives.sequence import Translation
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
 from attnjax.training.step import make_train_step

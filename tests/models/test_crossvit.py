@@ -10,9 +10,9 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import models
-from attnjax.analysis.flops import multiply_adds
-from attnjax.analysis.parameters import count
 from attnjax.errors import UserError
+from attnjax.inspection.flops import multiply_adds
+from attnjax.inspection.parameters import count
 from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT, Fusion, branch_grids, resize_images
 from attnjax.nn.blocks import DropPath
 from attnjax.training.optimizer import decay_mask

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from attnjax import models
-from attnjax.analysis.parameters import count
-from attnjax.analysis.receptive_field import receptive_fields
 from attnjax.errors import UserError
+from attnjax.inspection.parameters import count
+from attnjax.inspection.receptive_field import receptive_fields
 from attnjax.models.cnn import pad_shortcut
 
 

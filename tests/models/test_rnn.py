@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.analysis.parameters import count
 from attnjax.errors import UserError
+from attnjax.inspection.parameters import count
 from attnjax.models.rnn import RNN
 from attnjax.nn.recurrent import Recurrent
 

@@ -10,8 +10,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from attnjax import models
-from attnjax.analysis.parameters import count
 from attnjax.errors import UserError
+from attnjax.inspection.parameters import count
 from attnjax.models.swin import SWIN_SIZES, Swin
 from attnjax.nn.blocks import DropPath
 from attnjax.training.optimizer import decay_mask

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.analysis.parameters import count
 from attnjax.errors import UserError
+from attnjax.inspection.parameters import count
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.positions import sinusoids
 

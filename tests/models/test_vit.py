@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from attnjax import models
-from attnjax.analysis.parameters import count
 from attnjax.errors import UserError
+from attnjax.inspection.parameters import count
 from attnjax.models.vit import POSITIONS, GridAttention, ViT
 from attnjax.nn.positions import LearnedPositions2D
 from attnjax.training.optimizer import decay_mask

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import models
 from attnjax.decoding import Options
-from attnjax.tasks.translation import Translation
+from attnjax.objectives.sequence import Translation
 from attnjax.weights import transformer as text_weights
 from attnjax.weights import vit
 from attnjax.weights.naming import Format, from_published, to_published

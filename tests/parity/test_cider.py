@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnjax.tasks.cider import cider
+from attnjax.metrics.cider import cider
 
 Cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider
 

@@ -16,11 +16,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.nn.positions import RESIZE_RULES
-from attnjax.training.run import abstract_state
+from attnjax.runs import initialise as transfer
+from attnjax.runs.folder import abstract_state
+from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.weights import crossvit as crossvit_weights
-from attnjax.weights import published, resnet, transfer, vit
+from attnjax.weights import published, resnet, vit
 from attnjax.weights.naming import Format, from_published, to_published
-from attnjax.workloads.classification import ClassificationWorkload
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from attnjax.training import checksums
-from attnjax.training.run import open_run
+from attnjax.runs import checksums
+from attnjax.runs.folder import open_run
 
 pytestmark = pytest.mark.thorough
 

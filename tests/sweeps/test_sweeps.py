@@ -93,7 +93,7 @@ def test_what_is_refused_before_anything_runs(case, tmp_path, entry):
 
 def test_other_mistakes_are_one_line(tmp_path, entry, config_file, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    config = Path(config_lib.__file__).parent.parent / "configs" / "digits_lenet.py"
+    config = Path(config_lib.__file__).parent.parent.parent / "configs" / "digits_lenet.py"
     for arguments, message in (
         (["--config", config], "has no function sweep"),
         (["--config", config_file, "--jobs", 0], "--jobs=0"),

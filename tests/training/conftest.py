@@ -8,7 +8,8 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax.training import loop, run
+from attnjax.runs import folder as run
+from attnjax.runs import loop
 
 
 def digits_config(**changes):

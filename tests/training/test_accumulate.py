@@ -8,8 +8,8 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.tasks.classification import Classification
-from attnjax.training import parallel
+from attnjax.objectives.classification import Classification
+from attnjax.training import devices as parallel
 from attnjax.training.optimizer import make_optimizer
 from attnjax.training.state import TrainState
 from attnjax.training.step import make_train_step

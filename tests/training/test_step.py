@@ -5,8 +5,10 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax.tasks.classification import Classification
-from attnjax.training import metrics, parallel, state
+from attnjax.objectives.classification import Classification
+from attnjax.runs import log as metrics
+from attnjax.training import devices as parallel
+from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
 from attnjax.training.step import make_eval_step, make_train_step
 

@@ -8,9 +8,9 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax.training.run import open_run
+from attnjax.runs.folder import open_run
+from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.weights import published, transformer
-from attnjax.workloads.classification import ClassificationWorkload
 
 CONFIG = """
 from attnjax import config as config_lib

@@ -11,12 +11,13 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
-from attnjax.training import run
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.runs import folder as run
+from attnjax.runs import initialise as transfer
+from attnjax.runs.checkpoint import Checkpoints
+from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import crossvit, published, transfer
+from attnjax.weights import crossvit, published
 from attnjax.weights.naming import to_published
-from attnjax.workloads.classification import ClassificationWorkload
 
 # Branches of 4x4 and 2x2 patches.
 SMALL = dict(

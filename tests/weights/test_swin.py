@@ -11,12 +11,13 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_grid, resize_positions
-from attnjax.training import run
-from attnjax.training.checkpoint import Checkpoints
+from attnjax.runs import folder as run
+from attnjax.runs import initialise as transfer
+from attnjax.runs.checkpoint import Checkpoints
+from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import published, swin, transfer
+from attnjax.weights import published, swin
 from attnjax.weights.naming import to_published
-from attnjax.workloads.classification import ClassificationWorkload
 
 SMALL = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3, mlp_ratio=2.0)
 CLASSES = ("cat", "dog", "owl")

@@ -1,1 +1,0 @@
-"""Looking at models: parameter tables, receptive fields, attention maps, figures."""

@@ -1,0 +1,178 @@
+"""Reading configs: loading a config file, typed overrides, the copy in the run folder, what differs."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import traceback
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from attnjax import models
+from attnjax.config.schema import DEFAULTS
+from attnjax.errors import UserError, nearest
+from attnjax.files import write_atomically
+
+# Changing these between the stops of one run cannot change its weights.
+CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
+# How and where the same model is computed: it changes the weights by rounding, and by what dropout draws, no more.
+COMPUTING_FIELDS = ("parallel.*", "model.*remat", "model.*scan")  # * is any path
+FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # of which a run that is resumed may have others
+
+
+def load(spec: str) -> ConfigDict:
+    """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config.
+
+    UserError for an argument it does not take, and for a field that its task has not or of another type.
+    """
+    path, _, arguments = spec.partition(":")
+    get_config = _function(path, "get_config")
+    parameters = inspect.signature(get_config).parameters
+    chosen = {}
+    for argument in filter(None, arguments.split(",")):
+        name, _, text = argument.partition("=")
+        if name not in parameters:
+            raise UserError(f"config '{path}' takes no argument '{name}', {nearest(name, parameters)}")
+        chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
+    try:
+        config = get_config(**chosen)
+    except (AttributeError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames[-1].filename != inspect.getfile(ConfigDict):
+            raise
+        line = [frame.lineno for frame in frames if frame.filename == inspect.getfile(get_config)][-1]
+        cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
+        raise UserError(f"config '{path}', line {line}: {' '.join(cause.split())}") from None
+    if not isinstance(config, ConfigDict) or config.get("task") not in DEFAULTS:
+        raise UserError(f"config '{path}' returns none of {', '.join(f'attnjax.config.{name}()' for name in DEFAULTS)}")
+    _refuse_unknown(config, DEFAULTS[config.task](), f"config '{path}': config")
+    return config
+
+
+def _refuse_unknown(config, known, where):
+    """Refuses fields that are not `known`, but for those of a model, which `attnjax.models.fields` knows."""
+    for name, value in config.items():
+        if name not in known:
+            raise UserError(f"{where} has no field '{name}', {nearest(name, known)}")
+        if isinstance(value, ConfigDict) and name != "model":
+            _refuse_unknown(value, known[name], f"{where}.{name}")
+
+
+def load_sweep(spec: str) -> list[dict[str, Any]]:
+    """Returns the overrides of each trial of the sweep of `FILE.py` or `FILE.py:a=1,b=x`."""
+    return list(_function(spec.partition(":")[0], "sweep")())
+
+
+def _function(path, name):
+    """Returns a function of a config file."""
+    if not Path(path).is_file():
+        raise UserError(f"no config file '{path}'")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None:
+        raise UserError(f"config '{path}' is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise UserError(f"config '{path}' has no function {name}")
+    return getattr(module, name)
+
+
+def parse(text: str, like: Any, where: str) -> Any:
+    """Returns `text` as a value of the type of `like`; UserError naming `where` if it is not one."""
+    if isinstance(like, str):
+        return text
+    kind = type(like).__name__
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(like, tuple) and isinstance(value, tuple | list):
+        if not like or not value:
+            return tuple(value)
+        return tuple(parse(str(item), like[0], where) for item in value)
+    if isinstance(like, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(like):
+        raise UserError(f"{where}={text}: expected {kind}, like {like!r}")
+    return value
+
+
+def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Sets fields by dotted path, in place; UserError for an unknown path or a value of another type."""
+    for path, text in overrides:
+        *parents, leaf = path.split(".")
+        node = config
+        for depth, name in enumerate([*parents, leaf]):
+            where = ".".join(["config", *parents[:depth]])
+            if not isinstance(node, ConfigDict):
+                raise UserError(f"--config.{path}: {where} is a value, it has no fields")
+            if name not in node:
+                raise UserError(f"--config.{path}: {where} has no field '{name}', {nearest(name, node)}")
+            parent, node = node, node[name]
+        if isinstance(node, ConfigDict):
+            raise UserError(f"--config.{path}={text}: this is a group; its fields: {', '.join(sorted(node))}")
+        parent[leaf] = parse(text, node, f"--config.{path}")
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    write_atomically(path, json.dumps(resolve(config).to_dict(), indent=2) + "\n")
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with plain values in place of references."""
+    return config.copy_and_resolve_references()
+
+
+def read(path: Path) -> ConfigDict:
+    """Returns a config saved in a run folder; fields that came later than the run have their defaults."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    try:
+        saved = tuples(json.loads(path.read_text()))
+        config = DEFAULTS[saved.get("task", "classification")]()
+        with config.unlocked():
+            config.update(saved)
+            config.model = _complete(config.model)
+    except FileNotFoundError:
+        raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    return config
+
+
+def _complete(model):
+    """Returns a model's fields, and those of its parts, with the defaults of all that are missing."""
+    given = {key: _complete(value) if isinstance(value, ConfigDict) else value for key, value in model.items()}
+    return models.fields(**given)
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Returns dotted path -> value of all fields."""
+    return dict(_flat(resolve(config)))
+
+
+def _flat(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> list[str]:
+    """Returns `field: old -> new` for each field that differs, but for those that one of the patterns `free` fits."""
+    old, new = flat(old), flat(new)
+    missing = object()
+    return [
+        f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, missing) != new.get(key, missing) and not any(fnmatchcase(key, pattern) for pattern in free)
+    ]

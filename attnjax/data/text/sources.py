@@ -1,0 +1,250 @@
+"""Random-access sources of sentence pairs: parallel text files, two-column TSV, TFDS translation sets."""
+
+import gzip
+import logging
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from attnjax.data.fingerprint import digest
+from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.data.tfds import open_prepared
+from attnjax.errors import UserError, nearest
+
+_TEXT_FILE = re.compile(r"(?P<split>\w[\w.-]*)\.(?P<language>[\w-]+)")
+_TSV = re.compile(r"(?P<file>.+):(?P<first>[\w-]+),(?P<second>[\w-]+)")
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """Sentence pairs in memory: `target[i]` is the translation of `source[i]`.
+
+    `languages` are those of source and target; `name(index)` says for messages where one pair comes from.
+    """
+
+    languages: tuple[str, str]
+    source: Sequence[str]
+    target: Sequence[str]
+    name: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def content(self) -> str:
+        """Returns a digest of all sentences."""
+        return digest([*self.source, *self.target])
+
+
+def open_pairs(
+    spec: str, split: str, *, source: str, target: str, data_dir: str = "", skip_blank: bool = False
+) -> PairSource:
+    """Opens the sentence pairs that `spec` names, to translate from language `source` to language `target`.
+
+    `spec` is one of
+      `text:FOLDER`: files `SPLIT.LANGUAGE` or `SPLIT.LANGUAGE.gz` in which equal line numbers are translations;
+      `tsv:FILE:FIRST,SECOND`: lines of two sentences with a tab between, in the languages FIRST and SECOND, as
+          plain text, gzipped, or the one file of a .zip whose name does not begin with `_` or `.`; further columns
+          (Tatoeba's attributions) are left out;
+      `tfds:NAME[/CONFIG][:VERSION]`: a set of Translation features, one of our own builders or prepared in `data_dir`.
+
+    `split` is TFDS's syntax for every kind: `train`, `train[:90%]`, `train[100:200]`, `train[-10%:]`. Slices with a
+    common bound are disjoint. A TSV file has the one split `all`: its pairs stand in a fixed pseudo-random order of
+    the distinct source sentences, each with all its translations, and a bound that would part these moves to the
+    first of them, so that no source sentence is in two slices (a target sentence may be).
+
+    Files are UTF-8. A line ends at a line feed alone, and blanks around a sentence are removed. A pair with a blank
+    side is a UserError that says where; with `skip_blank` such pairs are left out before slicing, and their number
+    is logged.
+
+    Raises:
+        UserError: a spec, split or language that is not to be had; damaged, misaligned or empty data.
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in _OPENERS or not place:
+        raise UserError(f"text source '{spec}' is not text:FOLDER, tsv:FILE:FIRST,SECOND or tfds:NAME")
+    if source == target or not source or not target:
+        raise UserError(f"source language '{source}' and target language '{target}' should be two languages")
+    name, start, stop = parse_split(split)
+    pairs = _OPENERS[kind](place, name, (source, target), data_dir)
+    pairs = _without_blanks(pairs, spec, skip_blank)
+    if kind == "tsv":
+        pairs = _by_sentence(pairs)
+    start, stop = position(start, len(pairs), 0, split), position(stop, len(pairs), len(pairs), split)
+    if kind == "tsv":
+        start, stop = (_first_of_sentence(pairs.source, bound) for bound in (start, stop))
+    check_not_empty(start, stop, len(pairs))
+    return _take(pairs, range(start, stop))
+
+
+def _take(pairs: PairSource, rows: Sequence[int]) -> PairSource:
+    return PairSource(
+        pairs.languages,
+        [pairs.source[row] for row in rows],
+        [pairs.target[row] for row in rows],
+        lambda index: pairs.name(rows[index]),
+    )
+
+
+def _without_blanks(pairs: PairSource, spec: str, skip_blank: bool) -> PairSource:
+    kept = [row for row, sides in enumerate(zip(pairs.source, pairs.target, strict=True)) if all(sides)]
+    blank = len(pairs) - len(kept)
+    if not blank:
+        return pairs
+    if not skip_blank:
+        first = next(row for row, sides in enumerate(zip(pairs.source, pairs.target, strict=True)) if not all(sides))
+        side = pairs.languages[0 if not pairs.source[first] else 1]
+        raise UserError(
+            f"{pairs.name(first)} has a blank sentence ('{side}'), as {blank} of {len(pairs)} pairs have: "
+            "remove these pairs, or set skip_blank"
+        )
+    if not kept:
+        raise UserError(f"{spec} is empty: all of its {blank} pairs have a blank side")
+    logging.warning("%s: left out %d of %d pairs, which have a blank side", spec, blank, len(pairs))
+    return _take(pairs, kept)
+
+
+# Sentences with all their translations
+
+
+def _by_sentence(pairs: PairSource) -> PairSource:
+    """Puts the distinct source sentences in a fixed pseudo-random order, each with all its pairs."""
+    rows: dict[str, list[int]] = {}
+    for row, sentence in enumerate(pairs.source):
+        rows.setdefault(sentence, []).append(row)
+    groups = list(rows.values())
+    order = np.random.RandomState(0).permutation(len(groups))  # unlike default_rng's, its streams are frozen for good
+    return _take(pairs, [row for group in order for row in groups[group]])
+
+
+def _first_of_sentence(sentences: Sequence[str], bound: int) -> int:
+    while 0 < bound < len(sentences) and sentences[bound] == sentences[bound - 1]:
+        bound -= 1
+    return bound
+
+
+# Parallel text files
+
+
+def _open_text(place: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
+    del data_dir
+    folder = Path(place).expanduser()
+    files = [_text_file(folder, split, language) for language in languages]
+    sides = [[line.strip() for line in lines(read_text(file), str(file))] for file in files]
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(
+            f"{files[0]} has {len(sides[0])} lines but {files[1]} has {len(sides[1])}: "
+            "they should be translations line by line"
+        )
+    return PairSource(languages, *sides, lambda index: f"{files[0]} line {index + 1}")
+
+
+def _text_file(folder: Path, split: str, language: str) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"no such folder of text files: {folder}")
+    for path in (folder / f"{split}.{language}", folder / f"{split}.{language}.gz"):
+        if path.is_file():
+            return path
+    there = {
+        (match["split"], match["language"])
+        for path in folder.iterdir()
+        if path.is_file() and (match := _TEXT_FILE.fullmatch(path.name.removesuffix(".gz")))
+    }
+    if not there:
+        raise UserError(f"no text files in {folder}: they should be named SPLIT.LANGUAGE or SPLIT.LANGUAGE.gz")
+    check_split(split, {name for name, _ in there}, str(folder))
+    known = {known for name, known in there if name == split}
+    raise UserError(f"{folder} has no language '{language}' in split '{split}': {nearest(language, known)}")
+
+
+def read_text(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"no text file '{path}'") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def lines(data: bytes, place: str) -> list[str]:
+    """Splits at line feeds alone: `str.splitlines` would also split at characters that stand inside sentences."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{place} is not UTF-8 text: line {line} holds byte 0x{data[error.start]:02x}") from None
+    if not text.strip():
+        raise UserError(f"{place} is empty")
+    return text.removesuffix("\n").split("\n")
+
+
+# TSV
+
+
+def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
+    del data_dir
+    match = _TSV.fullmatch(place)
+    if not match:
+        raise UserError(
+            f"'tsv:{place}' does not name its two languages: write tsv:FILE:FIRST,SECOND, as in a.tsv:en,de"
+        )
+    check_split(split, ["all"], f"tsv:{place}")
+    columns = (match["first"], match["second"])
+    for language in languages:
+        if language not in columns:
+            raise UserError(f"tsv:{place} has no language '{language}': {nearest(language, columns)}")
+    path = Path(match["file"]).expanduser()
+    data, where = _read_zipped(path) if path.suffix == ".zip" else (read_text(path), str(path))
+    rows = [line.split("\t") for line in lines(data, where)]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2:
+            if row[0].strip():
+                raise UserError(f"{where} line {number} has no tab: it should be two sentences with a tab between")
+            row.append("")
+    sides = {language: [row[column].strip() for row in rows] for column, language in enumerate(columns)}
+    return PairSource(languages, *(sides[side] for side in languages), lambda index: f"{where} line {index + 1}")
+
+
+def _read_zipped(path: Path) -> tuple[bytes, str]:
+    """Returns the one text file of an archive, and how to call it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
+            # Tatoeba's archives hold a file _about.txt; __MACOSX and hidden files are what desktops leave behind.
+            names = [name for name in names if not any(part.startswith(("_", ".")) for part in name.parts)]
+            if len(names) != 1:
+                listed = ", ".join(map(str, names)) or "none"
+                raise UserError(f"{path} should hold one text file (beside those named _...); it has: {listed}")
+            return archive.read(str(names[0])), f"{path}/{names[0]}"
+    except FileNotFoundError:
+        raise UserError(f"no text file '{path}'") from None
+    except (zipfile.BadZipFile, OSError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+# TFDS
+
+
+def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
+    import tensorflow_datasets as tfds
+
+    info = (builder := open_prepared(dataset, data_dir)).info
+    check_split(split, info.splits, f"tfds:{dataset}")
+    if not isinstance(info.features, tfds.features.Translation):
+        raise UserError(f"tfds:{dataset} is no translation set: its features are {type(info.features).__name__}")
+    for language in languages:
+        if language not in info.features:
+            raise UserError(f"tfds:{dataset} has no language '{language}': {nearest(language, info.features)}")
+    records = builder.as_data_source(split)
+    sides: tuple[list[str], list[str]] = ([], [])
+    for record in records:
+        for sentences, language in zip(sides, languages, strict=True):
+            sentences.append(record[language].decode("utf-8").strip())
+    return PairSource(languages, *sides, lambda index: f"{info.full_name} {split}[{index}]")
+
+
+_OPENERS = {"text": _open_text, "tsv": _open_tsv, "tfds": _open_tfds}

@@ -1,0 +1,1 @@
+"""What outputs are measured by: BLEU, CIDEr-D, and means of sums."""

@@ -1,0 +1,1 @@
+"""What a batch means for training: its loss and metrics, as pure functions."""

@@ -1,0 +1,67 @@
+"""Image classification."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add over batches, devices, processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Softmax cross-entropy over classes.
+
+    Batches: image (B, H, W, C) float32, label (B,) int32, mask (B,) bool, False where a row is padding; with mixup or
+    cutmix also label_other (B,) int32 and label_weight (B,) float32, the share of `label`.
+    """
+
+    model: nn.Module
+    # The smoothed target is (1 - s) one_hot + s / classes (Szegedy et al. 2016, section 7).
+    label_smoothing: float = 0.0
+
+    def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
+        """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
+        variables = dict(jax.jit(self.model.init)(rng, jnp.zeros(batch["image"].shape, jnp.float32)))
+        return variables.pop("params"), variables
+
+    def logits(self, params: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:
+        """Returns (B, classes) float32, in evaluation mode."""
+        return self.model.apply({"params": params, **model_state}, image, train=False)
+
+    def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
+        """Returns (sum of losses, (weight, metrics, new model state)), in training mode."""
+        logits, new_state = self.model.apply(
+            {"params": params, **model_state},
+            batch["image"],
+            train=True,
+            rngs={"dropout": rng},
+            mutable=list(model_state),
+        )
+        target = jax.nn.one_hot(batch["label"], logits.shape[-1])
+        if "label_other" in batch:
+            share = batch["label_weight"][:, None]
+            target = share * target + (1 - share) * jax.nn.one_hot(batch["label_other"], logits.shape[-1])
+        target = optax.smooth_labels(target, self.label_smoothing)
+        mask = batch["mask"].astype(jnp.float32)
+        losses = optax.softmax_cross_entropy(logits, target)
+        metrics = self._metrics(logits, batch) | {"loss": ((losses * mask).sum(), mask.sum())}
+        return (losses * mask).sum(), (mask.sum(), metrics, new_state)
+
+    def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
+        """Returns loss (unsmoothed) and accuracy sums of a batch, in evaluation mode."""
+        return self._metrics(self.logits(params, model_state, batch["image"]), batch)
+
+    def _metrics(self, logits, batch):
+        mask = batch["mask"].astype(jnp.float32)
+        label = batch["label"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        correct = logits.argmax(-1) == label
+        return {
+            "loss": ((losses * mask).sum(), mask.sum()),
+            "accuracy": ((correct * mask).sum(), mask.sum()),
+        }

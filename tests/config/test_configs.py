@@ -1,0 +1,203 @@
+"""Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from num2words import num2words
+from PIL import Image
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax.data.builders import symbols
+from attnjax.data.images.augment import Augmentation
+from attnjax.inspection import flops
+from attnjax.runs import folder as run
+from attnjax.sweeps import trials
+from attnjax.tasks.captioning import CaptioningWorkload
+from attnjax.tasks.classification import ClassificationWorkload
+from attnjax.tasks.translation import TranslationWorkload
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.training.step import make_train_step
+
+FOLDER = Path(__file__).parent.parent.parent / "configs"
+# Of a Transformer's blocks one shows what all do; the rest would only take time to compile.
+SMALLER = {
+    "vit": {"depth": 1},
+    "swin": {"depths": (1, 1), "num_heads": (1, 2)},
+    "crossvit": {"stages": 1, "depths": (1, 1)},
+    "transformer": {"encoder_depth": 1, "decoder_depth": 1},
+}
+# The arguments of those whose models differ by them; of the others, the default.
+ARGUMENTS = {
+    "reverse.py": [f":model={name}" for name in ("rnn", "lstm", "lstm_attention", "transformer")],
+    "paper/cifar10_transformers.py": [":model=swin", ":model=vit"],
+}
+NAMES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.py"))]
+SPECS = [name + argument for name in NAMES for argument in ARGUMENTS.get(name, [""])]
+
+
+def classification(config, workdir):
+    del workdir
+    Augmentation(**config.data.augment)
+    workload = ClassificationWorkload(config, tuple("0123456789"))
+    image = np.random.default_rng(0).normal(size=(2, *workload.example["image"].shape[1:])).astype(np.float32)
+    return workload, {"image": image, "label": np.array([1, 2], np.int32), "mask": np.ones(2, bool)}
+
+
+def write_numbers(languages, count, folder):
+    """Writes train.LANGUAGE files of the numbers in words."""
+    assert set(languages) <= {"en", "de", "fr"}
+    for language in languages:
+        lines = [num2words(number, lang=language) for number in range(count)]
+        (folder / f"train.{language}").write_text("\n".join(lines) + "\n")
+
+
+def translation(config, workdir):
+    data = config.data
+    data.train, data.validation = "train[:300]", ""
+    if data.source.startswith("tfds:symbols/"):
+        data.data_dir = str(workdir / "tfds")  # beside no others, as there are few of them
+    else:
+        write_numbers(data.languages, 300, workdir)
+        data.source, data.data_dir, data.vocabulary.size = f"text:{workdir}", "", 150
+        data.train = "train"
+    data.batching.max_tokens = 8 * data.batching.max_length
+    workload = TranslationWorkload.for_training(config, workdir)
+    batches = workload.batches()
+    batch = next(batches)
+    batches.close()
+    return workload, batch
+
+
+def captioning(config, workdir):
+    if config.model.name == "captioner":
+        encoder, text = config.model.encoder, config.model.text
+        encoder.update(SMALLER.get(encoder.name, {}) if encoder.name != "resnet" else {})
+        text.update(encoder_depth=min(1, text.encoder_depth), decoder_depth=1)
+    data, count = config.data, 40
+    for number in range(count):
+        Image.new("RGB", (80, 60 + number), (number, 100, 200)).save(workdir / f"{number}.png")
+    if data.image_lines:
+        assert data.images
+        write_numbers(data.languages, count, workdir)
+        (workdir / "lines.tsv").write_text("".join(f"train\t{number}\t{number}.png\n" for number in range(count)))
+        data.source, data.images, data.image_lines = f"text:{workdir}", str(workdir), str(workdir / "lines.tsv")
+    else:
+        rows = [f"{number}.png\t{num2words(number + added)}\n" for number in range(count) for added in (0, 40)]
+        (workdir / "train.tsv").write_text("".join(rows))
+        data.source = f"captions:{workdir}"
+    data.train, data.validation = "train", ""
+    data.vocabulary.size, data.batching.max_tokens = 50, 8 * data.batching.max_length
+    workload = CaptioningWorkload.for_training(config, workdir)
+    batches = workload.batches()
+    batch = next(batches)
+    batches.close()
+    return workload, batch
+
+
+TASKS = {"classification": classification, "translation": translation, "captioning": captioning}
+
+
+# Of these captioners only the shapes: to compile all of them would take a minute.
+TRACED = [f"flickr8k_captioner.py:encoder={encoder},gated=True" for encoder in ("swin", "resnet")]
+TRACED += [f"multi30k_guided.py:inputs={inputs}" for inputs in ("text", "concatenated")]
+
+
+def prepare(config, workdir):
+    """Returns a workload of a config with a smaller model, and a batch."""
+    config.model.update(SMALLER.get(config.model.name, {}))
+    if config.model.name == "resnet":
+        config.model.blocks = (1,) * len(config.model.blocks)
+    return TASKS[config.task](config, workdir)
+
+
+def make_step(workload):
+    """Returns a train step, and the function that makes the state it starts from."""
+    config = workload.config
+    schedule = make_schedule(config.optimizer, config.steps or 10**6)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    step = make_train_step(workload.task, optimizer, schedule, config.ema_decay)
+    return step, lambda: run.create_state(workload, optimizer)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_config_takes_a_step(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(symbols, "SIZES", {"train": 300, "validation": 10, "test": 10})
+    name = spec.partition(":")[0]
+    config = config_lib.load(str(FOLDER / spec))
+    assert config.data.source
+    assert "--config configs/" + name in (FOLDER / name).read_text()
+    workload, batch = prepare(config, tmp_path)
+    step, start = make_step(workload)
+    after, metrics = jax.jit(step)(start(), batch)
+    assert after.step == 1 and np.isfinite(metrics["loss"][0])
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+TRACED += [
+    f"paper/wmt14_transformer.py:size={size},languages={pair}"
+    for size in ("base", "big")
+    for pair in ("en-de", "en-fr")
+]
+TRACED += [f"paper/imagenet_vit.py:size={size},data=imagenet21k" for size in ("B/16", "L/16")]
+TRACED += ["paper/imagenet_vit_finetune.py:size=L/16", "paper/imagenet_swin_finetune.py:size=T,image_size=224"]
+TRACED += [f"paper/imagenet_swin.py:size={size}" for size in "TSB"]
+TRACED += [f"paper/imagenet_resnet.py:size={layers}" for layers in (18, 152)]
+TRACED += [f"paper/cifar10_resnet.py:size=cifar{layers}" for layers in (32, 44, 56, 110)]
+
+
+def assert_fits_together(workload, batch):
+    step, start = make_step(workload)
+    state = jax.eval_shape(start)
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state) and "loss" in metrics
+
+
+@pytest.mark.parametrize("spec", TRACED)
+def test_variant_of_a_config_fits_together(spec, tmp_path):
+    assert_fits_together(*prepare(config_lib.load(str(FOLDER / spec)), tmp_path))
+
+
+# A file, its training images and classes, and arguments, of each of which its docstring says the cost.
+IMAGENET = (1_281_167 * 99 // 100, 1_000)
+COSTS = [
+    ("cifar10_resnet", 45_000, 10, [f"size=cifar{depth}" for depth in (20, 32, 44, 56, 110)]),
+    ("cifar10_transformers", 49_000, 10, ["model=swin", "model=vit"]),
+    ("imagenet_deit", *IMAGENET, ["size=Ti/16", "size=S/16", "size=B/16"]),
+    ("imagenet_resnet", *IMAGENET, [f"size={depth}" for depth in (18, 34, 50, 101, 152)]),
+    ("imagenet_swin", *IMAGENET, ["size=T", "size=S", "size=B"]),
+    ("imagenet_swin_finetune", *IMAGENET, ["size=B-384", "size=L-384"]),
+    ("imagenet_vit", *IMAGENET, ["size=B/16", "size=L/16"]),
+    ("imagenet_vit", 14_197_122 - 51_200, 21_843, [f"size={size}/16,data=imagenet21k" for size in "BL"]),
+    ("imagenet_vit_finetune", *IMAGENET, ["size=B/16", "size=B/32", "size=L/16"]),
+]
+
+
+@pytest.mark.parametrize(("name", "images", "classes", "arguments"), COSTS)
+def test_costs_in_docstrings(name, images, classes, arguments):
+    """Two operations a multiply-add, three passes: forward, and backward by the weights and by what they apply to."""
+    path, costs = FOLDER / "paper" / f"{name}.py", []
+    for argument in arguments:
+        config = config_lib.load(f"{path}:{argument}")
+        model = models.build(config.model, num_classes=classes)
+        steps = config.steps or config.epochs * (images * config.data.augment.repeats // config.batch_size)
+        per_image = 6 * flops.multiply_adds(model, (*config.data.image_size, 3))
+        costs.append(f"{per_image * steps * config.batch_size:.1e}".replace("e+", "e"))
+    assert ", ".join(costs) in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.py")), ids=lambda path: path.stem)
+def test_every_row_of_an_ablation_fits_together(path, tmp_path):
+    """All of them on the base's data, which no row changes."""
+    assert "--config configs/ablations/" + path.name in path.read_text()
+    sweep = trials.plan(str(path), tmp_path, given=[], evaluate="best", experiments=tmp_path)
+    rows = [trial for trial in sweep.trials if trial.config.seed == 0]
+    assert len(sweep.trials) == 3 * len(rows)
+    assert not any(field.startswith("data.") for trial in rows for field in trial.overrides)
+    workload, batch = prepare(config_lib.load(str(path)), tmp_path)
+    for trial in rows:
+        assert_fits_together(dataclasses.replace(workload, config=trial.config), batch)

@@ -1,0 +1,240 @@
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.pipeline import eval_batches, train_iterator
+from attnjax.data.images.sources import open_source
+from attnjax.errors import UserError
+
+EVERYTHING = Augmentation(
+    crop="resized",
+    flip=True,
+    color_jitter=0.3,
+    randaugment_layers=2,
+    erase=0.5,
+    mixup=0.8,
+    cutmix=1.0,
+    repeats=2,
+)
+FAST = Augmentation(crop="pad", pad=1, flip=True, erase=0.5, erase_fill="zero", mixup=0.8, cutmix=1.0)
+PLAIN = Augmentation()
+
+
+def train(source, augmentation=PLAIN, **options):
+    values = {"batch_size": 8, "image_size": (8, 8), "mean": (0.5,), "std": (0.25,), "seed": 0, "threads": 1}
+    return train_iterator(source, augmentation=augmentation, **(values | options))
+
+
+def evaluate(source, **options):
+    values = {"batch_size": 8, "image_size": (8, 8), "mean": (0.5,), "std": (0.25,), "threads": 1}
+    return list(eval_batches(source, **(values | options)))
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+# Training
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), None])
+@pytest.mark.parametrize("augmentation", [PLAIN, FAST, EVERYTHING], ids=["plain", "fast", "everything"])
+def test_batch_form(memory_source, channels, size, augmentation):
+    batch = next(train(memory_source(20, size, channels), augmentation))
+    assert batch["image"].shape == (8, 8, 8, channels) and batch["image"].dtype == np.float32
+    assert batch["label"].shape == (8,) and batch["label"].dtype == np.int32
+    assert batch["mask"].all() and batch["mask"].dtype == bool
+    assert ("label_other" in batch) == ("label_weight" in batch) == augmentation.mixes
+    if augmentation.mixes:
+        assert batch["label_other"].dtype == np.int32 and batch["label_weight"].dtype == np.float32
+        assert ((batch["label_weight"] >= 0) & (batch["label_weight"] <= 1)).all()
+        assert (batch["label"] != batch["label_other"]).all()
+
+
+def test_plain_batches_are_the_images(memory_source):
+    source = memory_source(20)
+    batch = next(train(source))
+    images = source.load(batch["label"])[0]
+    np.testing.assert_allclose(batch["image"], (images / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_epochs_are_permutations_without_a_gap(memory_source):
+    labels = np.concatenate([batch["label"] for batch in take(train(memory_source(20)), 15)]).reshape(6, 20)
+    for epoch in labels:
+        assert sorted(epoch) == list(range(20))
+    assert len({tuple(epoch) for epoch in labels}) == 6
+
+
+def test_batch_larger_than_the_source(memory_source):
+    batch = next(train(memory_source(3), batch_size=10))
+    counts = np.bincount(batch["label"])
+    assert counts.sum() == 10 and counts.min() >= 3
+
+
+def test_seed_decides(memory_source):
+    source = memory_source(20)
+    for left, right in zip(take(train(source, FAST), 4), take(train(source, FAST), 4), strict=True):
+        assert_same(left, right)
+    assert not np.array_equal(next(train(source, FAST, seed=1))["image"], next(train(source, FAST))["image"])
+
+
+def test_augmentation_differs_between_epochs(memory_source):
+    source = memory_source(8)
+    epochs = take(train(source, Augmentation(crop="pad", pad=2)), 2)
+    first, second = (epoch["image"][np.argsort(epoch["label"])] for epoch in epochs)
+    assert (first != second).any(axis=(1, 2, 3)).sum() > 4
+
+
+@pytest.mark.parametrize("augmentation", [FAST, EVERYTHING], ids=["fast", "everything"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_processes_shares_the_same_batches(memory_source, augmentation, count):
+    source = memory_source(20, None, channels=3)
+    whole = take(train(source, augmentation), 4)
+    parts = [take(train(source, augmentation, process_index=i, process_count=count), 4) for i in range(count)]
+    for step, batch in enumerate(whole):
+        rows = [part[step] for part in parts]
+        assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, FAST, EVERYTHING], ids=["plain", "fast", "everything"])
+def test_resumed_is_uninterrupted(memory_source, augmentation):
+    source = memory_source(20)
+    iterator = train(source, augmentation, threads=2)
+    take(iterator, 3)
+    state = iterator.get_state()
+    expected = take(iterator, 4)
+    resumed = train(source, augmentation, threads=2)
+    resumed.set_state(state)
+    for left, right in zip(expected, take(resumed, 4), strict=True):
+        assert_same(left, right)
+
+
+def test_resumed_from_an_orbax_checkpoint(memory_source, tmp_path):
+    source = memory_source(20)
+    iterator = train(source, EVERYTHING)
+    take(iterator, 3)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+    resumed = train(source, EVERYTHING)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(resumed)))
+    assert_same(next(iterator), next(resumed))
+
+
+@pytest.mark.parametrize("batch_size", [8, 12])
+def test_repeats(memory_source, batch_size):
+    augmentation = Augmentation(repeats=4, crop="pad", pad=3)
+    batches = take(train(memory_source(30), augmentation, batch_size=batch_size), 4)
+    for batch in batches:
+        labels = batch["label"]
+        assert (np.unique(labels, return_counts=True)[1] == 4).all()
+        assert (labels[::2] != labels[1::2]).all()
+    one = batches[0]["image"][batches[0]["label"] == batches[0]["label"][0]]
+    assert len(np.unique(one.reshape(4, -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, Augmentation(mixup=1.0), FAST, EVERYTHING])
+def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation):
+    corrupt = (0, 3, 4)
+    source = memory_source(8, corrupt=corrupt)
+    for batch in take(train(source, augmentation), 4):
+        np.testing.assert_array_equal(batch["mask"], ~np.isin(batch["label"], corrupt))
+        assert not batch["image"][~batch["mask"]].any()
+        if augmentation.mixes:
+            partner_gone = ~batch["mask"].reshape(-1, 2)[:, ::-1].reshape(-1)
+            assert (batch["label_weight"][partner_gone] == 1).all()
+
+
+def test_corrupt_image_stops_training_by_name(tmp_path, write_images):
+    write_images(tmp_path, {f"train/a/{i}.png": (8, 8) for i in range(4)})
+    (tmp_path / "train/a/2.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train/a/2\.png"):
+        take(train(open_source(f"folder:{tmp_path}", "train"), threads=2), 2)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 20, 64])
+@pytest.mark.parametrize("size", [(8, 8), None])
+def test_every_example_once(memory_source, batch_size, size):
+    source = memory_source(20, size)
+    batches = evaluate(source, batch_size=batch_size)
+    assert all(batch["image"].shape == (batch_size, 8, 8, 1) for batch in batches)
+    labels = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    assert labels.tolist() == list(range(20))
+    assert not any(batch["image"][~batch["mask"]].any() or batch["label"][~batch["mask"]].any() for batch in batches)
+
+
+def test_processes_share_evaluation(memory_source):
+    source = memory_source(9)
+    parts = [evaluate(source, process_index=i, process_count=4) for i in range(4)]
+    assert {len(part) for part in parts} == {2}
+    for step, batch in enumerate(evaluate(source)):
+        rows = [part[step] for part in parts]
+        assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
+
+
+def test_evaluation_can_be_repeated(memory_source):
+    batches = eval_batches(memory_source(9), batch_size=4, image_size=(8, 8), mean=(0.5,), std=(0.5,), threads=1)
+    for left, right in zip(batches, batches, strict=True):
+        assert_same(left, right)
+
+
+def test_evaluation_masks_skipped_images(memory_source):
+    batches = evaluate(memory_source(9, corrupt=(2,)))
+    assert sum(batch["mask"].sum() for batch in batches) == 8
+    assert not batches[0]["image"][2].any()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 9, "process_count": 2}, "batch_size is 9: it should be a multiple of the 2 process"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"image_size": (8,)}, "image_size"),
+        ({"image_size": (8, 0)}, "image_size"),
+        ({"image_size": (8, 8.5)}, "image_size"),
+        ({"mean": (0.5, 0.5)}, "mean has 2 values: it should have 1"),
+        ({"std": (0.0,)}, "std is"),
+        ({"resize": "squash"}, "unknown resize 'squash': Known: crop, stretch"),
+        ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
+    ],
+)
+def test_bad_arguments(memory_source, options, message):
+    source = memory_source(20)
+    with pytest.raises(UserError, match=message):
+        train(source, **options)
+    with pytest.raises(UserError, match=message):
+        evaluate(source, **options)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "options", "message"),
+    [
+        (Augmentation(repeats=3), {}, "with 3 repeats"),
+        (Augmentation(repeats=8), {}, "with 8 repeats"),
+        (FAST, {"batch_size": 6, "process_count": 2}, "pair images: 3"),
+        (PLAIN, {"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_training_arguments(memory_source, augmentation, options, message):
+    with pytest.raises(UserError, match=message):
+        train(memory_source(20), augmentation, **options)
+
+
+def test_bad_crop_fraction(memory_source):
+    with pytest.raises(UserError, match="crop_fraction"):
+        evaluate(memory_source(20), crop_fraction=0.9)

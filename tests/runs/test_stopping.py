@@ -1,0 +1,258 @@
+"""Signals, a second training in one folder, changed data, divergence: each ends a training in one clear line."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from attnjax.errors import Diverged, UserError, WriteError
+from attnjax.runs import checksums
+from attnjax.runs import loop
+from attnjax.runs import folder as run
+from attnjax.runs.checkpoint import Checkpoints, has_checkpoint
+from attnjax.runs.locking import locked
+from attnjax.training.devices import Pmap
+from attnjax.runs.stopping import watch_signals
+
+
+def signal_at(monkeypatch, step, *numbers):
+    """Sends signals to this process while it takes a step."""
+    compiled = Pmap.train_step
+
+    def train_step(devices, function):
+        inner = compiled(devices, function)
+
+        def taken(state, batch):
+            if int(state.step) + 1 == step:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+            return inner(state, batch)
+
+        return taken
+
+    monkeypatch.setattr(Pmap, "train_step", train_step)
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "code"),
+    [(3, signal.SIGTERM, 143), (6, signal.SIGINT, 130), (7, signal.SIGTERM, 143), (1, signal.SIGINT, 130)],
+)
+def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(
+    step, number, code, digits, tmp_path, uninterrupted, assert_same_run, capsys
+):
+    workdir = tmp_path / "stopped"
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, step, number, number)
+        with pytest.raises(SystemExit) as stop:
+            digits(workdir)
+    assert stop.value.code == code
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    out = capsys.readouterr().out
+    assert f"stopped by {number.name} after step {step}, which is saved; to go on: " in out and str(workdir) in out
+    digits(workdir)
+    assert f"resumed from step {step} of" in capsys.readouterr().out
+    assert_same_run(uninterrupted, workdir)
+
+
+def test_a_signal_while_saving_does_not_lose_the_save(digits, tmp_path, monkeypatch):
+    signal_at(monkeypatch, 5, signal.SIGTERM)
+    save = Checkpoints.save
+
+    def impatient(self, step, *arguments):
+        save(self, step, *arguments)
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoints, "save", impatient)
+    with pytest.raises(SystemExit) as stop:
+        digits(tmp_path / "run")
+    assert stop.value.code == 143  # the first one's
+    assert run.open_run(tmp_path / "run", "latest").step == 5
+
+
+def test_a_signal_at_the_last_step_is_an_end(digits, tmp_path, monkeypatch):
+    signal_at(monkeypatch, 12, signal.SIGTERM)
+    digits(tmp_path / "run")
+    assert run.open_run(tmp_path / "run", "latest").step == 12
+
+
+def test_signals_are_only_recorded():
+    with watch_signals(several=False) as stop:
+        assert not stop.asked(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked(2) and stop.exit_code == 130 and stop.name == "SIGINT"
+
+
+# One training in a folder
+
+
+HOLD = "import sys, pathlib; from attnjax.runs.locking import locked\nwith locked(pathlib.Path(sys.argv[1])): {}"
+
+
+def test_a_second_training_is_refused_and_told_by_whom(digits, tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format("print('held', flush=True); sys.stdin.read()"), tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"is in use by process {holder.pid} on "):
+            digits(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    finally:
+        holder.kill()  # as by the kernel: the lock goes with it
+        holder.communicate()
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} on ")
+
+
+def test_reading_takes_no_lock(uninterrupted):
+    with (uninterrupted / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert run.open_run(uninterrupted).step
+
+
+# The data
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [("train content", "0", True), ("seed", "7", True), ("transforms", "{}", True), ("processes", "4", False)],
+)
+def test_other_data_are_refused(name, value, refused, digits, uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    found = json.loads((workdir / "data.json").read_text())
+    (workdir / "data.json").write_text(json.dumps(found | {name: value}))
+    if not refused:
+        digits(workdir)
+        return
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"{name}: {value} -> ") as error:
+        digits(workdir)
+    assert "\n" not in str(error.value)
+    assert before == {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+# Divergence
+
+
+def test_a_diverged_training_stops_and_keeps_the_batch(digits, tmp_path):
+    with pytest.raises(Diverged) as error:
+        digits(tmp_path, learning_rate=1e30, schedule="constant", name="sgd", save_every=1)
+    message, latest = str(error.value), run.open_run(tmp_path, "latest").step
+    step = latest + 1
+    assert error.value.exit_code == 1 and "\n" not in message
+    for part in (f"step {step} diverged", "loss ", "gradient norm ", "learning rate 1e+30", f"of step {latest}"):
+        assert part in message
+    batch = np.load(tmp_path / f"nonfinite_step_{step}.npz")
+    assert batch["image"].shape == (32, 8, 8, 1)
+    assert all(np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").open()))
+
+
+def test_no_step_is_saved_before_it_is_known_to_be_sound(digits, tmp_path, monkeypatch):
+    compiled = Pmap.train_step
+
+    def train_step(devices, function):
+        def broken(state, batch, **options):
+            state, metrics = function(state, batch, **options)
+            bad = state.step == 6
+            norm, one = metrics["gradient_norm"]
+            return state, metrics | {"gradient_norm": (jax.numpy.where(bad, jax.numpy.nan, norm), one)}
+
+        return compiled(devices, broken)
+
+    monkeypatch.setattr(Pmap, "train_step", train_step)
+    with pytest.raises(Diverged, match=r"step 6 diverged.*gradient norm nan.*of step 4"):
+        digits(tmp_path)
+    assert [path.name for path in tmp_path.glob("nonfinite*")] == ["nonfinite_step_6.npz"]
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")) == 4
+
+
+# Folders that cannot be written to
+
+
+def assert_failed(error, *parts):
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("saving", [False, True])
+def test_a_folder_that_vanishes(saving, digits, tmp_path, monkeypatch):
+    workdir, vanished = tmp_path / "run", threading.Event()
+    save, seal = Checkpoints.save, checksums.seal
+
+    def sealing(folder):
+        if saving and folder.name.startswith("4."):
+            assert vanished.wait(60)
+        seal(folder)
+
+    def vanishing(self, step, *arguments):
+        if step == 6:
+            if not saving:
+                self.wait()
+            workdir.rename(tmp_path / "elsewhere")
+            vanished.set()
+        save(self, step, *arguments)
+
+    monkeypatch.setattr(checksums, "seal", sealing)
+    monkeypatch.setattr(Checkpoints, "save", vanishing)
+    with pytest.raises(WriteError) as error:
+        digits(workdir)
+    lost = 4 if saving else 6
+    assert_failed(error, f"cannot save step {lost} in '{workdir}", "folder is gone; there is no earlier checkpoint")
+    assert not has_checkpoint(workdir)  # a save under way may make the folder anew, but no step
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_while_a_checkpoint_is_sealed(digits, tmp_path, monkeypatch, uninterrupted, assert_same_run):
+    seal = checksums.seal
+    monkeypatch.setattr(checksums, "seal", lambda folder: no_space() if folder.name.startswith("6.") else seal(folder))
+    with pytest.raises(WriteError) as error:
+        digits(tmp_path)
+    assert_failed(error, "cannot save step 6", str(tmp_path), "No space left", "checkpoints are intact: 2, 4")
+    monkeypatch.undo()
+    digits(tmp_path)
+    assert_same_run(uninterrupted, tmp_path)
+    assert not list(tmp_path.rglob("*tmp*"))
+
+
+@pytest.mark.parametrize("name", ["_jsonl", "_file", "_events"])
+def test_a_full_disk_while_a_line_is_logged(name, digits, tmp_path, monkeypatch):
+    class Full:
+        write = write_event = flush = close = no_space
+
+    write = loop.metrics_lib.RunLog.write
+
+    def full(self, step, *arguments):
+        if step == 6:
+            setattr(self, name, Full())
+        write(self, step, *arguments)
+
+    monkeypatch.setattr(loop.metrics_lib.RunLog, "write", full)
+    with pytest.raises(WriteError) as error:
+        digits(tmp_path)
+    assert_failed(error, f"cannot write to '{tmp_path}': No space left", "checkpoints are intact: 2, 4")
+
+
+def test_a_file_in_the_place_of_the_folder(digits, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(WriteError) as error:
+        digits(tmp_path / "run")
+    assert_failed(error, f"cannot write to '{tmp_path / 'run'}': File exists")

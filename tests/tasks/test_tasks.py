@@ -1,0 +1,86 @@
+"""What is refused before anything is written or trained."""
+
+import pytest
+
+from attnjax import config as config_lib
+from attnjax import models
+from attnjax import tasks as workloads
+from attnjax.errors import UserError
+
+RNN = models.fields("rnn", embedding=8, width=8)
+BAD = {
+    "unknown task": ({"task": "translate"}, "unknown task 'translate', did you mean 'translation'"),
+    "another task": ({"task": "classification"}, "task=classification needs a config of this task"),
+    "metric of no task": ({"best_metric": "blue"}, "unknown best_metric 'blue', did you mean 'bleu'"),
+    "three languages": ({"data.languages": ("en", "de", "fr")}, "it should be two, from and to"),
+    "unknown language": ({"data.languages": ("en", "ded")}, "no language 'ded' in split 'train': did you mean 'de'"),
+    "unknown split": ({"data.train": "tran"}, "did you mean 'train'"),
+    "unknown validation": ({"data.validation": "vals"}, "did you mean 'val'"),
+    "no vocabulary": ({"data.vocabulary.size": 5000}, "5000 is too large for the sentences of both languages"),
+    "kind of vocabulary": ({"data.vocabulary.kind": "bpo"}, "did you mean 'bpe'"),
+    "sampling": ({"data.sampling.alpha": 2.0}, "alpha is 2.0"),
+    "method": ({"data.batching.method": "pac"}, "did you mean 'pack'"),
+    "pairs too long": ({"data.batching.max_length": 1}, "all of the 250 pairs are longer than max_length 1"),
+    "budget": ({"data.batching.max_tokens": 100}, "max_tokens is 100: it should be 256 or more"),
+    "no parts": ({"accumulate": 0}, "accumulate=0: it should be 1 or more"),
+    "seed": ({"seed": -1}, "seed is -1"),
+    "image model": ({"model": models.fields("vit", "S/16")}, "model 'vit' is not for this task. Known: rnn, transf"),
+    "model's length": ({"data.batching.max_length": 65}, "max_length=65 is more than model.max_length=64"),
+    "packed RNN": ({"model": RNN, "data.batching.method": "pack"}, "pack needs a transformer: a rnn reads on"),
+    "search": ({"decoding.length_penalty": "gmnt"}, "unknown length_penalty 'gmnt', did you mean 'gnmt'"),
+    "beam": ({"decoding.beam_size": 0}, "beam_size is 0"),
+    "extra length": ({"decoding.extra_length": -1}, "decoding.extra_length=-1: it should be 0 or more"),
+    "BLEU": ({"bleu.tokenize": "14a"}, "unknown bleu.tokenize '14a'"),
+    "evaluation's budget": ({"data.eval_tokens": 0}, "data.eval_tokens=0: it should be 1 or more"),
+}
+
+
+def changed(config, fields):
+    for path, value in fields.items():
+        *groups, name = path.split(".")
+        group = config
+        for part in groups:
+            group = group[part]
+        if name == "model":
+            with group.unlocked():
+                group.model = value
+        else:
+            group[name] = value
+    return config
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_one_line(case, make_config, tmp_path):
+    fields, message = BAD[case]
+    with pytest.raises(UserError) as error:
+        workload = workloads.for_training(changed(make_config(), fields), tmp_path)
+        assert workload.steps_per_epoch and workload.task
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "translation"}, "task=translation needs a config of this task: there is no data.batching"),
+        ({"best_metric": "bleu"}, "unknown best_metric 'bleu', Known: accuracy, loss"),
+        ({"model": models.fields("transformer", "tiny")}, "model 'transformer' is not for this task. Known: mlp"),
+        ({"batch_size": 32, "accumulate": 3}, "batch_size=32 does not divide over 8 devices in 3 parts"),
+    ],
+)
+def test_what_a_classifier_cannot_be(fields, message, tmp_path):
+    config = config_lib.classification()
+    config.model, config.data.source = models.fields("mlp"), "tfds:digits"
+    config.data.image_size, config.data.channels = (8, 8), 1
+    with pytest.raises(UserError) as error:
+        assert workloads.for_training(changed(config, fields), tmp_path).task
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_validation_sentence_beyond_the_models_limit_is_named_before_training(make_config, tmp_path, numbers):
+    config = make_config()
+    config.model.max_length = config.data.batching.max_length = 8
+    with pytest.raises(UserError, match=r"val.en line \d+ has \d+ subwords, more than the model's limit of 8"):
+        workloads.for_training(config, tmp_path)
+    config.data.validation = ""
+    assert workloads.for_training(config, tmp_path).validate(None) == {}
