@@ -1,4 +1,4 @@
-"""Orbax checkpoints of the training state and the data iterator together, each with checksums."""
+"""Orbax checkpoints of the training state together with the data iterator, each with checksums."""
 
 import contextlib
 import shutil
@@ -19,20 +19,20 @@ from attnjax.training.state import TrainState
 AVERAGE = "average"
 DAMAGED = "damaged"
 
-# Below checkpoints/, where a step waits to be deleted: a stop in the middle of that leaves no half of a step behind.
+# In checkpoints/, where a step is moved before it is deleted: a stop in the middle leaves no partial checkpoint behind.
 _OLD = ".old"
 
-# What Orbax and what is below it raise where a file cannot be written or read.
+# What Orbax and TensorStore raise when a file cannot be written or read.
 _FAILURES = (OSError, ValueError, RuntimeError)
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Returns whether a run folder holds a checkpoint, sound or not; saves cut off half-way do not count."""
+    """Returns whether a run folder holds a checkpoint, intact or not; interrupted saves do not count."""
     return bool(_step_folders(workdir / "checkpoints"))
 
 
 def _step_folders(folder: Path) -> list[Path]:
-    """Returns the folders of the steps, the latest last."""
+    """Returns the checkpoint folders, the latest last."""
     paths = folder.glob("*") if folder.is_dir() else ()
     return sorted((path for path in paths if path.name.isdigit() and path.is_dir()), key=lambda path: int(path.name))
 
@@ -40,7 +40,7 @@ def _step_folders(folder: Path) -> list[Path]:
 def set_aside_damaged(workdir: Path) -> list[str]:
     """Reads all checkpoints, moves the damaged ones to `damaged/`, and returns a line on each.
 
-    Raises UserError, and moves nothing, if there are checkpoints but none of them is sound.
+    Raises UserError, and moves nothing, if there are checkpoints but none of them is intact.
     """
     folder = workdir / "checkpoints"
     steps = _step_folders(folder)
@@ -48,10 +48,10 @@ def set_aside_damaged(workdir: Path) -> list[str]:
     if steps and len(found) == len(steps):
         lines = "; ".join(f"{path.name}: {damage}" for path, damage in found.items())
         raise UserError(
-            f"no checkpoint in '{folder}' is sound ({lines}). Nothing was changed: put a good copy there, or move the "
-            "folder away to begin anew"
+            f"no checkpoint in '{folder}' is intact ({lines}). Nothing was changed: put a good copy there, or move the "
+            "folder away to start again"
         )
-    _all_processes("damage is known")
+    _synchronize("damage is known")
     lines = []
     for path, damage in found.items():
         target = _free_name(workdir / DAMAGED / path.name)
@@ -60,7 +60,7 @@ def set_aside_damaged(workdir: Path) -> list[str]:
                 target.parent.mkdir(exist_ok=True)
                 path.rename(target)
         lines.append(f"checkpoint {path.name} is damaged: {damage}; it was moved to {target}")
-    _all_processes("damage is set aside")
+    _synchronize("damage is set aside")
     return lines
 
 
@@ -69,24 +69,24 @@ def _free_name(path):
     return next(name for name in names if not name.exists())
 
 
-def _all_processes(name):
-    """Waits until all processes are here."""
+def _synchronize(name):
+    """Waits until all processes get here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def check_keep(keep: int) -> None:
-    """Raises UserError if a run would keep no checkpoint."""
+    """Raises UserError if a run would not keep any checkpoint."""
     if keep < 1:
         raise UserError(f"keep_checkpoints={keep}: it should be 1 or more")
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: the `keep` latest, and the best by the validation's `best_metric`.
+    """The checkpoints of one run folder: the `keep` latest, and the best by the validation metric `best_metric`.
 
-    The best has the least of "loss", or the most of any other metric. Opened for training, damaged ones are set aside,
-    and `damage` has a line on each. Opened `read_only`, nothing is moved: steps without checksums are not seen, and
-    `restore` raises UserError for a damaged one.
+    The best has the lowest "loss", or the highest of any other metric. Opened for training, damaged checkpoints are set
+    aside, and `damage` has a line on each. Opened `read_only`, nothing is moved: checkpoints without checksums are
+    ignored, and `restore` raises UserError for a damaged one.
     """
 
     def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1, read_only: bool = False):
@@ -124,7 +124,7 @@ class Checkpoints:
             self._delete_old()
 
     def _steps(self):
-        """Returns the steps to choose from, ascending."""
+        """Returns the steps of the checkpoints, ascending."""
         steps = self._manager.all_steps()
         return sorted(step for step in steps if not self._read_only or checksums.is_sealed(self._path(step)))
 
@@ -137,12 +137,12 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best validation, of equals the latest; None if no checkpoint was ever validated."""
+        """The step with the best validation (the latest among equals); None if none was validated."""
         scores = [(self._score(metrics), step) for step in self._steps() if (metrics := self.metrics(step))]
         return max(scores)[1] if scores else None
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """Returns the validation metrics stored with a step; None if it was not validated."""
+        """Returns the validation metrics saved with a step; None if it was not validated."""
         return self._manager.metrics(step)
 
     def save(
@@ -151,40 +151,40 @@ class Checkpoints:
         state: TrainState,
         data_iterator,
         metrics: dict[str, float] | None,
-        window: dict[str, list[float]] | None = None,
+        sums: dict[str, list[float]] | None = None,
     ) -> None:
-        """Saves in the background; `metrics` are the validation's at this step, if there was one.
+        """Saves in the background; `metrics` are the validation metrics at this step, if it was validated.
 
-        The state of the data iterator is that of the global batches: it is saved once, and restored by any number of
-        processes. `window` has the sums of metrics that wait for the next log line. WriteError if it cannot be
-        written, or the save before this one could not.
+        The state of the data iterator counts global batches: it is saved once, and restored by any number of
+        processes. `sums` are those of metrics since the last log line. WriteError if the checkpoint cannot be written,
+        or the save before this one failed.
         """
-        items = {"data": ocp.args.JsonSave(data_iterator.get_state()), "window": ocp.args.JsonSave(window or {})}
+        items = {"data": ocp.args.JsonSave(data_iterator.get_state()), "sums": ocp.args.JsonSave(sums or {})}
         self._save(step, state, metrics, **items)
 
     def save_weights(self, state: TrainState) -> None:
-        """Saves a state that has no data iterator, as converted weights have none, at its step."""
+        """Saves a state without a data iterator, as of converted weights, at its step."""
         self._save(int(state.step), state, None)
 
     def _save(self, step, state, metrics, **items):
         self.wait()
         self._delete_old()
-        if self._gone():  # Orbax would make it anew, and train on beside a lost run
+        if self._gone():  # Orbax would create it again, without the earlier checkpoints
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
         self._saving = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_of_all_processes(state)), **items)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), **items)
         with self._failing():
             saved = self._manager.save(step, args=items, metrics=metrics)
         if not saved:
             raise RuntimeError(f"Orbax does not save step {step} after step {self._manager.latest_step()}")
 
     def _seal(self):
-        """Writes checksums into the folder that Orbax is about to rename: no step is ever there without its own."""
+        """Writes checksums into the folder that Orbax is about to rename: no checkpoint ever exists without them."""
         (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.seal(folder)
 
     def _gone(self):
-        """Returns whether the folder is not there, or is another one: what Orbax writes makes its parents."""
+        """Returns whether the folder was removed or replaced: Orbax creates missing parents silently."""
         return not self.folder.is_dir() or self.folder.stat().st_ino != self._inode
 
     def _delete_old(self):
@@ -198,7 +198,7 @@ class Checkpoints:
         except _FAILURES as error:
             step, self._saving = self._saving, None
             if step is None:
-                return  # told already: Orbax raises what ails a save at each call that waits for it
+                return  # already reported: Orbax re-raises a failed save on every later wait
             why = "the folder is gone" if self._gone() else reason(error)
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': {why}") from error
 
@@ -206,14 +206,15 @@ class Checkpoints:
         if damage := checksums.damage(path):
             raise UserError(f"checkpoint {path.name} in '{self.folder}' is damaged: {damage}")
 
-    def sound(self) -> list[int]:
-        """Reads all checkpoints in the folder, and returns the steps of those that are whole."""
+    def intact(self) -> list[int]:
+        """Reads all checkpoints in the folder, and returns the steps of those that are intact."""
         return [int(path.name) for path in _step_folders(self.folder) if not checksums.damage(path)]
 
     def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
-        """Returns the state of a step, shaped as `like` (arrays or shapes); restores a given iterator in place.
+        """Returns the state of a step, with the shapes of `like` (arrays or shapes); restores an iterator in place.
 
-        It comes to where `like` lies on a mesh, else to the first device, however many there were when it was saved.
+        It has the shardings of `like`, or is on the first device if there are none; it does not matter on how many
+        devices it was saved.
         """
         if self._read_only:
             self._check(self._path(step))
@@ -226,19 +227,19 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"checkpoint {step} in '{self.folder}' is not of this config's model: {reason}") from error
+            raise UserError(f"checkpoint {step} in '{self.folder}' does not fit this config's model: {reason}") from error
         if data_iterator is not None:
             data_iterator.set_state(restored["data"])
-        # Arrays tied to a device would compile all steps anew, where those of a new run are in the compilation cache.
+        # Arrays that are not committed to a device can be used with any others.
         return jax.tree.map(lambda x, old: x if _on_mesh(old) else jnp.array(np.asarray(x)), restored["state"], like)
 
-    def window(self, step: int) -> dict[str, list[float]]:
+    def sums(self, step: int) -> dict[str, list[float]]:
         """Returns the sums of metrics that were saved with a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(window=ocp.args.JsonRestore()))["window"]
+        return self._manager.restore(step, args=ocp.args.Composite(sums=ocp.args.JsonRestore()))["sums"]
 
     def last(self) -> list[int]:
         """Returns the steps of the `keep` latest checkpoints, the latest last."""
-        self.choose("latest")  # raises where there is none
+        self.choose("latest")  # raises if there is none
         return self._steps()[-self._keep :]
 
     def choose(self, which: str) -> int:
@@ -246,7 +247,7 @@ class Checkpoints:
         steps = self._steps()
         if not steps:
             folders = _step_folders(self.folder)
-            torn = "".join(f"; {path.name} is not whole: {checksums.damage(path)}" for path in folders)
+            torn = "".join(f"; {path.name} is incomplete: {checksums.damage(path)}" for path in folders)
             raise UserError(f"'{self.folder}' holds no checkpoint{torn}")
         if which == "best":
             return self.best if self.best is not None else self.latest
@@ -257,7 +258,7 @@ class Checkpoints:
         return int(which)
 
     def wait(self) -> None:
-        """Waits for saves under way; WriteError if one failed."""
+        """Waits for pending saves; WriteError if one failed."""
         with self._failing():
             self._manager.wait_until_finished()
         step, self._saving = self._saving, None
@@ -270,7 +271,7 @@ class Checkpoints:
                 self.wait()
                 self._delete_old()
         finally:
-            with contextlib.suppress(*_FAILURES):  # what `wait` has told already
+            with contextlib.suppress(*_FAILURES):  # already reported by `wait`
                 self._manager.close()
 
 
@@ -278,21 +279,7 @@ def _everywhere():
     return jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), ("all",)), jax.sharding.PartitionSpec())
 
 
-def _of_all_processes(state):
-    """Returns the state as arrays of all processes, which pmap leaves as arrays of each: Orbax refuses those."""
-    if jax.process_count() == 1:
-        return state
-
-    def joined(x):
-        return (
-            x if not x.is_fully_addressable else jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__)
-        )
-
-    place = _everywhere()
-    return jax.tree.map(joined, state)
-
-
 def _on_mesh(x):
-    """Returns where an array lies on a mesh; None if it lies on none."""
+    """Returns the sharding of an array on a mesh; None if it has none."""
     sharding = getattr(x, "sharding", None)
     return sharding if isinstance(sharding, jax.sharding.NamedSharding) else None

@@ -1,7 +1,7 @@
-"""Checksums of a checkpoint's files, written into its folder before it gets its name, and compared before it is read.
+"""Checksums of a checkpoint's files, written before the checkpoint gets its final name and verified before it is read.
 
-A flipped bit in Orbax's array data restores wrong weights silently, and an empty step folder counts as the latest
-checkpoint. So a step without sound checksums is none.
+A flipped bit in Orbax's array data restores wrong weights silently, and Orbax takes an empty step folder for the latest
+checkpoint. So a step whose checksums are missing or differ does not count as a checkpoint.
 """
 
 import hashlib
@@ -13,24 +13,24 @@ from attnjax.files import write_atomically
 
 FILE = "checksums.json"
 
-# Orbax writes these as it commits, after the checksums; no weight is in them.
+# Orbax writes these when it commits, after the checksums; they hold no weights.
 METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 _LATER = frozenset([FILE, f".{FILE}.tmp", METADATA, COMMITTED])
 
 
 def seal(folder: Path) -> None:
-    """Writes `checksums.json`: the size and SHA-256 of every file; and has all of them on the disk when it returns."""
+    """Writes `checksums.json`, the size and SHA-256 of every file, and flushes all of them to the disk."""
     sums = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in _read_all(folder).items()}
     write_atomically(folder / FILE, json.dumps(sums, indent=1) + "\n")
 
 
 def is_sealed(folder: Path) -> bool:
-    """Returns whether a step folder has checksums, right or wrong."""
+    """Returns whether a step folder has checksums, correct or not."""
     return (folder / FILE).is_file()
 
 
 def damage(folder: Path) -> str | None:
-    """Reads a whole step folder, and returns what is wrong with it: which file, and how; None if it is sound."""
+    """Reads all of a step folder, and returns which file is damaged and how; None if it is intact."""
     if not any(folder.iterdir()):
         return "the folder is empty"
     if not is_sealed(folder):
@@ -65,7 +65,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _read_all(folder, *, sync=True):
-    """Returns path -> (size, digest) of the files in a folder but for those written later."""
+    """Returns path -> (size, digest) of the files in a folder, except those written later."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: _read(path, sync) for name, path in paths.items() if name not in _LATER}
 

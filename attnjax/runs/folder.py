@@ -1,56 +1,45 @@
-"""A run folder: config.json, what the workload needs, checkpoints, logs; enough to go on, evaluate or predict."""
+"""A run folder: config.json, the task's files, checkpoints, logs; enough to resume, evaluate or predict."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from attnjax import config as config_lib
-from attnjax import tasks as workloads
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
-from attnjax.training import state as state_lib
 from attnjax.runs.checkpoint import AVERAGE, Checkpoints
-from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.runs.experiment import Experiment, make_devices
+from attnjax.tasks import Task
+from attnjax.training import devices as devices_lib
 
+CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
 SUMMARY_FILE = "summary.json"
 
 
-def create_state(workload, optimizer: optax.GradientTransformation) -> state_lib.TrainState:
-    """Returns the state at step 0."""
-    config = workload.config
-    return state_lib.create(workload.task, optimizer, workload.example, config.seed, ema=config.ema_decay > 0)
+def write_description(workdir: Path, experiment: Experiment) -> None:
+    """Makes the run folder and writes everything but its checkpoints, config.json last: it marks a run folder.
 
-
-def abstract_state(workload) -> state_lib.TrainState:
-    """Returns the shapes of the training state; makes no arrays."""
-    optimizer = make_optimizer(workload.config.optimizer, make_schedule(workload.config.optimizer, steps=0))
-    return jax.eval_shape(functools.partial(create_state, workload, optimizer))
-
-
-def write_description(workdir: Path, workload) -> None:
-    """Makes the run folder and writes all but its checkpoints, config.json last: it marks a run folder.
-
-    data.json says what data the training began with; there is none where the workload has no data open.
+    data.json says which data the training began with; it is missing where no data was open.
     """
     if jax.process_index():
         return
+    task = experiment.task
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        workload.save(workdir)
-        if workload.sources and not (workdir / DATA_FILE).exists():
-            write_atomically(workdir / DATA_FILE, json.dumps(workload.fingerprint(), indent=2) + "\n")
-        config_lib.save(workload.config, workdir / "config.json")
+        task.save(workdir)
+        if task.data.opened and not (workdir / DATA_FILE).exists():
+            write_atomically(workdir / DATA_FILE, json.dumps(task.fingerprint(), indent=2) + "\n")
+        config_lib.save(experiment.config, workdir / CONFIG_FILE)
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
-    """Writes of the run in the folder `steps` (all of them), `parameters`, `devices`, and if it has `finished`."""
+    """Writes the run's number of `steps`, of `parameters`, its `devices`, and whether it has `finished`."""
     if jax.process_index():
         return
     with writing(workdir):
@@ -58,18 +47,18 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """Returns what `write_summary` wrote; nothing where no training has begun."""
+    """Returns what `write_summary` wrote; empty if no training has begun."""
     path = workdir / SUMMARY_FILE
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def evaluation_path(workdir: Path, split: str, shuffled: bool = False) -> Path:
-    """Returns the file of the metrics of a split; `shuffled`: of the control, given images of other examples."""
+    """Returns the file of a split's metrics; `shuffled`: of the control, in which images are exchanged."""
     name = "".join(c if c.isalnum() else "_" for c in split)
     return workdir / f"evaluation_{name}{'_shuffled' if shuffled else ''}.json"
 
 
-def check_same_data(workdir: Path, workload) -> None:
+def check_same_data(workdir: Path, task: Task) -> None:
     """Raises UserError if the data are not those that the folder's run began with; names the first difference."""
     path = workdir / DATA_FILE
     if not path.exists():
@@ -78,7 +67,7 @@ def check_same_data(workdir: Path, workload) -> None:
         old = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
-    new = workload.fingerprint()
+    new = task.fingerprint()
     for name in sorted(old.keys() | new.keys()):
         # Any number of processes shares the same global batches.
         if name != "processes" and old.get(name) != new.get(name):
@@ -89,10 +78,10 @@ def check_same_data(workdir: Path, workload) -> None:
 
 
 def check_same_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises UserError if the folder holds a run of another config; says in what they differ."""
-    if not (workdir / "config.json").exists():
+    """Raises UserError if the folder holds a run of another config; says how they differ."""
+    if not (workdir / CONFIG_FILE).exists():
         return
-    if changed := config_lib.differences(config_lib.read(workdir / "config.json"), config):
+    if changed := config_lib.differences(config_lib.read(workdir / CONFIG_FILE), config):
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
             f"'{workdir}' holds a run of another config ({'; '.join(changed[:3])}{more}). "
@@ -102,20 +91,29 @@ def check_same_config(workdir: Path, config: ConfigDict) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model with what is needed to use it. params are the averaged ones where the run averages."""
+    """A trained model with what is needed to use it. params are the averaged weights if the run averages."""
 
-    workload: Any
+    experiment: Experiment
     step: int
     params: dict
     model_state: dict
 
     @property
     def config(self) -> ConfigDict:
-        return self.workload.config
+        return self.experiment.config
 
     @property
-    def task(self):
-        return self.workload.task
+    def task(self) -> Any:
+        """The task, of the kind that `expect` checks for."""
+        return self.experiment.task
+
+    @property
+    def objective(self) -> Any:
+        return self.task.objective
+
+    @property
+    def model(self) -> nn.Module:
+        return self.objective.model
 
     @property
     def variables(self) -> tuple[dict, dict]:
@@ -130,16 +128,22 @@ class Run:
 def open_run(workdir: Path | str, checkpoint: str = "best") -> Run:
     """Opens a run folder at a checkpoint: "best" by validation (else the latest), "latest", "average" or a step.
 
-    "average" has the mean weights of the last `config.keep_checkpoints`, and the step of the latest.
+    "average" has the mean weights of the last `config.keep_checkpoints`, and the step of the latest. Where there are
+    not as many devices as the run was trained on, it is data parallel over those there are.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"no run folder '{workdir}'")
-    workload = workloads.from_run(config_lib.read(workdir / "config.json"), workdir)
-    config, like = workload.config, abstract_state(workload)
+    config = config_lib.read(workdir / CONFIG_FILE)
+    try:
+        devices = make_devices(config)
+    except UserError:
+        devices = devices_lib.make()
+    experiment = Experiment.from_run(config, workdir, devices=devices)
     checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints, read_only=True)
     steps = checkpoints.last() if checkpoint == AVERAGE else [checkpoints.choose(checkpoint)]
+    like = experiment.state_shapes()
     states = [checkpoints.restore(step, like) for step in steps]
     checkpoints.close()
     params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(state.eval_params for state in states))
-    return Run(workload, steps[-1], params, states[-1].model_state)
+    return Run(experiment, steps[-1], params, states[-1].model_state)

@@ -1,4 +1,4 @@
-"""One training at a time in a run folder, one sweep in its folder."""
+"""A lock file: one training at a time per run folder, one runner per sweep folder."""
 
 import contextlib
 import fcntl
@@ -16,9 +16,9 @@ FILE = "lock"
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Makes a run folder and holds its lock, which ends with its owner however that ends.
+    """Creates a run folder and holds its lock; the lock ends with the process, however that ends.
 
-    Raises UserError, which names the owner, if another one has it.
+    Raises UserError, naming the owner, if another process holds it.
     """
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def locked(workdir: Path) -> Iterator[None]:
             file.seek(0)
             raise UserError(f"'{workdir}' is in use by process {file.read().strip() or '(starting)'}") from None
         except OSError as error:  # some network file systems have no locks
-            logging.warning("'%s' cannot be locked (%s): start nothing else in it", workdir, reason(error))
+            logging.warning("'%s' cannot be locked (%s): do not start anything else in it", workdir, reason(error))
         with writing(workdir):
             file.truncate(0)
             file.write(f"{os.getpid()} on {socket.gethostname()}\n")
@@ -39,7 +39,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def is_locked(workdir: Path) -> bool:
-    """Returns whether somebody holds the lock of a folder; to be asked where nobody may be about to take it."""
+    """Returns whether a process holds the lock of a folder. It takes the lock for a moment to find out."""
     try:
         with (workdir / FILE).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

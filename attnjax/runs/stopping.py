@@ -1,4 +1,4 @@
-"""Being asked to stop: a training ends after the step that it is at, with that step saved."""
+"""Graceful stops: on a signal, a training saves the current step and ends."""
 
 import contextlib
 import os
@@ -12,21 +12,21 @@ from jax.experimental import multihost_utils
 
 
 class Stop:
-    """Whether somebody asked for a stop. `exit_code` is the shell's for the signal: 143, or 130 for Ctrl-C."""
+    """Whether a stop was requested. `exit_code` is the shell's for the signal: 143, or 130 for Ctrl-C."""
 
     def __init__(self):
         self.signal = None
 
     def asked(self, step: int) -> bool:
-        """Returns whether to stop after this step; several processes get the same answer, and must all ask each step.
+        """Returns whether to stop after this step. All processes get the same answer, and must all ask at each step.
 
-        Several processes learn of it from JAX's preemption service, which also hears of a platform's own notices.
+        With several processes it comes from JAX's preemption service, which also receives a platform's own notices.
         """
         if jax.process_count() == 1:
             return self.signal is not None
         if not multihost_utils.reached_preemption_sync_point(step):
             return False
-        # Only the process that Ctrl-C was for knows of it.
+        # Only the process that received Ctrl-C knows.
         self.signal = int(multihost_utils.process_allgather(np.int32(self.signal or 0)).max()) or None
         return True
 
@@ -41,9 +41,9 @@ class Stop:
 
 @contextlib.contextmanager
 def watch_signals(several: bool) -> Iterator[Stop]:
-    """Yields a Stop that SIGTERM and SIGINT set, as often as they come; the handlers there were are put back.
+    """Yields a Stop that SIGTERM and SIGINT set; restores the previous handlers at the end.
 
-    With `several` processes of JAX, SIGTERM is its preemption service's.
+    With `several` JAX processes, SIGTERM belongs to JAX's preemption service.
     """
     stop = Stop()
 
@@ -56,7 +56,7 @@ def watch_signals(several: bool) -> Iterator[Stop]:
 
     handlers = {signal.SIGINT: pass_on} if several else {signal.SIGINT: record, signal.SIGTERM: record}
     if threading.current_thread() is not threading.main_thread():
-        handlers = {}  # signals come to the main thread alone
+        handlers = {}  # only the main thread receives signals
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stop

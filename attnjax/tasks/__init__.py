@@ -1,62 +1,112 @@
-"""What a config's `task` stands for: its data, the task with its model, validation, its part of a run folder.
+"""What a config's `task` names: `for_training` opens one with its data, `from_run` one of a run folder.
 
-A workload is a frozen dataclass with
-
-    config               the experiment's
-    task                 pure functions of a batch: init, loss, evaluate, ...
-    shown                names of what the model reads of a batch
-    unit                 what the weight of its loss counts: "images", "tokens"
-    best_metrics         names of the validation's metrics that may choose the best checkpoint
-    example              name -> ShapeDtypeStruct, a batch to initialise the model with
-    save(workdir)        writes what `from_run` needs beside config.json
-    test(split, variables)  returns a Report; variables are (params, model state)
-
-and two ways to make one: `from_run(config, workdir)` reads a run folder, `for_training(config, workdir)` opens the data
-too, and has then also
-
-    steps_per_epoch, header   the header is lines on the data
-    batches()                 the endless iterator of training batches, which can be checkpointed
-    batch_shapes(batch)       the shapes of each kind of training batch, of which `batch` is one
-    validate(variables)       metrics on the validation split, {} where there is none
-    fingerprint()             field -> value of what decides which batches are read: a resumed run must find the same
-
-A new kind of task is one module here and one row below.
+A new kind of task is one module here that follows `Task`, one row of TASKS, and its fields in `attnjax.config.schema`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
+import jax
 from ml_collections import ConfigDict
 
 from attnjax import config as config_lib
 from attnjax.errors import UserError, nearest
-from attnjax.tasks.captioning import CaptioningWorkload
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.tasks.report import Report
-from attnjax.tasks.translation import TranslationWorkload
+from attnjax.tasks.captioning import CaptioningTask
+from attnjax.tasks.classification import ClassificationTask
+from attnjax.tasks.report import TestReport
+from attnjax.tasks.splits import Splits
+from attnjax.tasks.translation import TranslationTask
+from attnjax.training.devices import Devices
 
-WORKLOADS = {
-    "classification": ClassificationWorkload,
-    "translation": TranslationWorkload,
-    "captioning": CaptioningWorkload,
+Variables = tuple[Any, Any]  # parameters and model state
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+class Task(Protocol):
+    """The data, model, objective and validation of an experiment, and its own files in a run folder.
+
+    unit: what the weight of the loss counts, "images" or "tokens". shown: the arrays of a batch that the model reads.
+    best_metrics: the validation metrics that may select the best checkpoint. example: the shapes of a batch to
+    initialize the model with.
+    """
+
+    unit: ClassVar[str]
+    best_metrics: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "Task":
+        """Opens the data too; UserError where data or model are missing or do not fit."""
+
+    @classmethod
+    def from_run(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "Task":
+        """Reads a run folder, and needs no data."""
+
+    @property
+    def objective(self) -> Any: ...
+
+    @property
+    def data(self) -> Splits: ...
+
+    @property
+    def devices(self) -> Devices: ...
+
+    @property
+    def shown(self) -> tuple[str, ...]: ...
+
+    @property
+    def example(self) -> Shapes: ...
+
+    def save(self, workdir: Path) -> None:
+        """Writes what `from_run` needs beside config.json."""
+
+    def export(self, folder: Path, params: Any) -> str:
+        """Writes the model for Hugging Face's transformers; returns the classes that read it."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Lines on the data, for the log."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Field -> value of what decides which batches are read: a resumed run must find the same."""
+
+    def batches(self) -> Any:
+        """The endless iterator over this process's training batches, which can be checkpointed."""
+
+    def batch_shapes(self, batch) -> list[Shapes]:
+        """The shapes of each kind of training batch, of which `batch` is one."""
+
+    def validate(self, variables: Variables) -> dict[str, float]:
+        """Metrics on the validation split, {} where there is none."""
+
+    def test(self, split: str, variables: Variables) -> TestReport:
+        """Metrics on any split."""
+
+
+TASKS: dict[str, type[Task]] = {
+    "classification": ClassificationTask,
+    "translation": TranslationTask,
+    "captioning": CaptioningTask,
 }
 
-__all__ = ["WORKLOADS", "Report", "for_training", "from_run"]
+
+def for_training(config: ConfigDict, devices: Devices, workdir: Path) -> Task:
+    """Returns the task of a config with its data open; UserError where data or model are missing or do not fit."""
+    return _kind(config).for_training(config, devices, workdir)
 
 
-def for_training(config: ConfigDict, workdir: Path):
-    """Returns the workload of a config with its data open; UserError where data or model are not to be had."""
-    return _kind(config).for_training(config, workdir)
-
-
-def from_run(config: ConfigDict, workdir: Path):
-    """Returns the workload of a run folder; it needs no data."""
-    return _kind(config).from_run(config, workdir)
+def from_run(config: ConfigDict, devices: Devices, workdir: Path) -> Task:
+    """Returns the task of a run folder; needs no data."""
+    return _kind(config).from_run(config, devices, workdir)
 
 
 def _kind(config):
-    if config.task not in WORKLOADS:
-        raise UserError(f"unknown task '{config.task}', {nearest(config.task, WORKLOADS)}")
-    kind = WORKLOADS[config.task]
+    if config.task not in TASKS:
+        raise UserError(f"unknown task '{config.task}', {nearest(config.task, TASKS)}")
+    kind = TASKS[config.task]
     if missing := [name for name in config_lib.DEFAULTS[config.task]().data if name not in config.data]:
         raise UserError(f"task={config.task} needs a config of this task: there is no data.{missing[0]}")
     if config.best_metric not in kind.best_metrics:

@@ -1,156 +1,179 @@
-"""Texts of images as a workload: captions, and translation of sentences that describe an image."""
+"""Text from images as a task: captions, and translation of sentences that describe an image."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from attnjax import data, models
-from attnjax.data.captions import CaptionSource, shuffled
-from attnjax.data.text import vocabulary as text
+from attnjax import models
+from attnjax.data.captions import CaptionOptions, CaptionSource, open_captions, shuffled, training_images
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.format import ImageFormat, read_image
+from attnjax.data.images.pipeline import eval_batch
+from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary, save_vocabulary
 from attnjax.errors import UserError
-from attnjax.metrics import bleu as text_metrics
+from attnjax.metrics import bleu as metrics
 from attnjax.metrics.cider import cider, words
-from attnjax.objectives.sequence import Translation
-from attnjax.runs.log import mean_over
+from attnjax.metrics.sums import mean_over
+from attnjax.objectives.sequence import SequenceObjective
+from attnjax.tasks.classification import image_transforms, make_image_format
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
-from attnjax.tasks.report import Report
+from attnjax.tasks.report import TestReport
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
-from attnjax.training import devices as parallel
+from attnjax.tasks.splits import Splits
+from attnjax.tasks.translation import vocabulary_sizes
+from attnjax.training.devices import Devices
 from attnjax.training.step import make_eval_step
 
 PREFETCH = 4  # batches, as images are large
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptioningWorkload:
-    """Images with texts; `sources` are the open splits, "train" and perhaps "validation", while training.
+class CaptioningTask:
+    """Images with texts; see `attnjax.tasks.Task`. training: while training.
 
-    A captioner reads the image, and the source sentence where the config's data has them; a transformer the sentence.
+    A captioner reads the image, and the source sentence if the config's data has one; a transformer reads the sentence.
     """
 
-    config: ConfigDict
-    vocabulary: text.Vocabulary
-    sources: dict[str, CaptionSource] = dataclasses.field(default_factory=dict)
+    model_name: str
+    objective: SequenceObjective
+    vocabulary: Vocabulary
+    languages: tuple[str, str]
+    data: Splits[CaptionSource]
+    image_format: ImageFormat
+    augmentation: Augmentation
+    searcher: Searcher
+    bleu: Mapping[str, Any]
+    shuffle_images: bool
+    devices: Devices
+    training: TrainingPairs | None = None
 
     unit = "tokens"
     best_metrics = ("cider", "bleu", "accuracy", "loss")
 
     @classmethod
-    def for_training(cls, config: ConfigDict, workdir: Path) -> "CaptioningWorkload":
-        sources = {"train": data.open_captions(config, config.data.train)}
-        if config.data.validation:
-            sources["validation"] = data.open_captions(config, config.data.validation)
-        workload = cls(config, run_vocabulary(config, workdir, sources["train"].pairs()[0]), sources)
-        workload._searcher.check()
-        return workload
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "CaptioningTask":
+        data = _splits(config.data).for_training()
+        pairs, _ = data.train.pairs()
+        vocabulary = run_vocabulary(config, workdir, pairs)
+        training = TrainingPairs.from_config(config, devices, vocabulary, pairs)
+        task = dataclasses.replace(cls.with_vocabulary(config, devices, vocabulary), data=data, training=training)
+        task.searcher.check()
+        return task
 
     @classmethod
-    def from_run(cls, config: ConfigDict, workdir: Path) -> "CaptioningWorkload":
-        return cls(config, text.load_vocabulary(workdir / VOCABULARY_FOLDER))
+    def from_run(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "CaptioningTask":
+        return cls.with_vocabulary(config, devices, load_vocabulary(workdir / VOCABULARY_FOLDER))
+
+    @classmethod
+    def with_vocabulary(cls, config: ConfigDict, devices: Devices, vocabulary: Vocabulary) -> "CaptioningTask":
+        """Returns the task with no data open; UserError where the model cannot take the config's batches."""
+        if config.data.batching.method == "pack":
+            raise UserError("data.batching.method=pack is for translation: each row here has its own image")
+        frozen = "encoder" in config.optimizer.freeze
+        model = models.build(config.model, **vocabulary_sizes(vocabulary), freeze_encoder=frozen)
+        sees = ("image",) if hasattr(model, "encoder") and hasattr(model, "text") else ()
+        reads = (*(("source",) if config.data.image_lines else ()), *sees)
+        if not reads:
+            raise UserError(f"a {config.model.name} cannot see images: captions need a model of captioner")
+        if model.max_length < config.data.batching.max_length:
+            length, limit = config.data.batching.max_length, model.max_length
+            raise UserError(f"data.batching.max_length={length} is more than the model's max_length={limit}")
+        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form, reads)
+        return cls(
+            model_name=config.model.name,
+            objective=objective,
+            vocabulary=vocabulary,
+            languages=tuple(config.data.languages),
+            data=_splits(config.data),
+            image_format=make_image_format(config.data),
+            augmentation=Augmentation(**config.data.augment),
+            searcher=Searcher.from_config(config, devices, objective, vocabulary.target, model.max_length),
+            bleu=dict(config.bleu),
+            shuffle_images=config.data.shuffle_images,
+            devices=devices,
+        )
 
     def save(self, workdir: Path) -> None:
-        text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+
+    def export(self, folder: Path, params: Any) -> str:
+        raise UserError(f"Hugging Face's formats are not written for captioning by {self.model_name}")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What the model reads of a batch beside the target."""
-        sees = ("image",) if self.config.model.get("name") == "captioner" else ()
-        return (*(("source",) if self.config.data.image_lines else ()), *sees)
-
-    @functools.cached_property
-    def task(self) -> Translation:
-        """The task with its model; UserError where the model cannot take the config's batches."""
-        config, model = self.config, self.config.model
-        if config.data.batching.method == "pack":
-            raise UserError("data.batching.method=pack is for translation: each row here has its own image")
-        if not self.reads:
-            raise UserError(f"a {model.get('name')} cannot see images: captions need a model of captioner")
-        names = ("source_vocabulary", "target_vocabulary")
-        both = (self.vocabulary.source, self.vocabulary.target)
-        sizes = {name: side.get_piece_size() for name, side in zip(names, both, strict=True)}
-        if "image" in self.reads:
-            frozen = "encoder" in config.optimizer.freeze
-            built = models.build_captioner(model, freeze_encoder=frozen, **sizes)
-        else:
-            built = models.build(model, **sizes)
-        if built.max_length < config.data.batching.max_length:
-            length, limit = config.data.batching.max_length, built.max_length
-            raise UserError(f"data.batching.max_length={length} is more than the model's max_length={limit}")
-        return Translation(built, config.label_smoothing, config.smoothing_form, self.reads)
-
-    @property
-    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-        image = (1, *self.config.data.image_size, self.config.data.channels)
-        shapes = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
-        return shapes | {"image": jax.ShapeDtypeStruct(image, jnp.float32)}
-
-    @property
-    def limit(self) -> int:
-        """The most subwords that the model takes, eos counted."""
-        return self.task.model.max_length
-
-    # Training
-
-    @functools.cached_property
-    def _training(self):
-        return TrainingPairs(self.config, self.vocabulary, self.sources["train"].pairs()[0])
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._training.layout.batches
-
-    @property
-    def header(self) -> list[str]:
-        data = self.config.data
-        lines = [
-            f"{split:<11} {len(source):,} images with {sum(map(len, source.references)):,} texts, {data.source}"
-            for split, source in self.sources.items()
-        ]
-        return [*lines, f"reads       {' and '.join(self.reads)}, {'-'.join(data.languages)}", *self._training.header]
-
-    def fingerprint(self) -> dict[str, str]:
-        return data.fingerprint(self.config, self.sources) | self._training.fingerprint()
-
-    def batches(self):
-        source = self.sources["train"]
-        attach = data.training_images(self.config, source.images, source.pairs()[1]) if "image" in self.reads else None
-        return self._training.batches(attach=attach, prefetch=PREFETCH)
+        """What the model reads of a batch beside the target: "source", "image" or both."""
+        return self.objective.reads
 
     @property
     def shown(self) -> tuple[str, ...]:
         return (*self.reads, "target")
 
-    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self._training.shapes(batch)
+    @property
+    def example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        shapes = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
+        return shapes | {"image": jax.ShapeDtypeStruct((1, *self.image_format.shape), jnp.float32)}
 
-    # Measuring
+    @property
+    def limit(self) -> int:
+        """The most subwords that the model takes, eos counted."""
+        return self.searcher.limit
+
+    # Training
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.training.layout.batches
+
+    @property
+    def header(self) -> list[str]:
+        def describe(source):
+            return f"{len(source):,} images with {sum(map(len, source.references)):,} texts"
+
+        reads = f"reads       {' and '.join(self.reads)}, {'-'.join(self.languages)}"
+        return [*self.data.header(describe), reads, *self.training.header]
+
+    def fingerprint(self) -> dict[str, str]:
+        transforms = {"transforms": image_transforms(self.image_format, self.augmentation)}
+        return self.data.fingerprint(self.training.seed) | transforms | self.training.fingerprint()
+
+    def batches(self):
+        attach = None
+        if "image" in self.reads:
+            source = self.data.train
+            attach = training_images(source.images, source.pairs()[1], self.image_format, self.augmentation)
+        return self.training.batches(attach=attach, prefetch=PREFETCH)
+
+    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return self.training.shapes(batch)
+
+    # Evaluation
 
     def validate(self, variables) -> dict[str, float]:
-        """Loss and accuracy by teacher forcing; BLEU and, of captions, CIDEr-D of texts found by greedy search."""
-        source = self.sources.get("validation")
+        """Loss and accuracy by teacher forcing; BLEU and, for captions, CIDEr-D of texts found by greedy search."""
+        source = self.data.validation
         if source is None:
             return {}
         outputs = self._describe(variables, source, **GREEDY)
-        return self._measure(source, variables) | {
-            name: value for name, (value, _) in self._score(outputs, source).items()
-        }
+        scores = {name: value for name, (value, _) in self._score(outputs, source).items()}
+        return self._measure(source, variables) | scores
 
-    def test(self, split: str, variables) -> Report:
+    def test(self, split: str, variables) -> TestReport:
         """Describes the images of a split as `config.decoding` says, and measures the texts."""
-        source = data.open_captions(self.config, split)
-        if self.config.data.shuffle_images:
+        source = self.data.open(split)
+        if self.shuffle_images:
             source = shuffled(source)
         outputs = self._describe(variables, source)
         scores = self._score(outputs, source)
         lines = [{"image": source.images.name(i), "text": line} for i, line in enumerate(outputs)]
-        return Report(
+        return TestReport(
             examples={"images": len(source), "texts": sum(map(len, source.references))},
             metrics={name: value for name, (value, _) in scores.items()} | self._measure(source, variables),
             notes={name: signature for name, (_, signature) in scores.items() if signature},
@@ -158,37 +181,37 @@ class CaptioningWorkload:
         )
 
     def _score(self, outputs: Sequence[str], source: CaptionSource) -> dict[str, tuple[float, str]]:
-        """Returns name -> (value, how it was computed): a caption's words, a translation's whole text, are compared."""
-        if self.config.data.image_lines:
-            references, options = [texts[0] for texts in source.references], self.config.bleu
-            options = {"tokenize": options.tokenize, "lowercase": options.lowercase}
+        """Returns name -> (value, how it was computed), by the words of captions or the whole text of translations."""
+        if source.sources is not None:
+            references = [texts[0] for texts in source.references]
+            options = {name: self.bleu[name] for name in ("tokenize", "lowercase")}
             return {
-                "bleu": text_metrics.bleu(outputs, references, **options),
-                "chrf": text_metrics.chrf(outputs, references),
+                "bleu": metrics.bleu(outputs, references, **options),
+                "chrf": metrics.chrf(outputs, references),
             }
         outputs = [words(line) for line in outputs]
         references = [[words(line) for line in texts] for texts in source.references]
-        bleus = {f"bleu{n}" if n < 4 else "bleu": text_metrics.words_bleu(outputs, references, n) for n in (1, 2, 3, 4)}
+        bleus = {f"bleu{n}" if n < 4 else "bleu": metrics.words_bleu(outputs, references, n) for n in (1, 2, 3, 4)}
         return bleus | {
             "cider": (cider(outputs, references), "CIDEr-D, sigma 6, n-grams of the split's own references")
         }
 
     def _measure(self, source, variables):
         pairs, example = source.pairs()
-        batches = eval_batches(self.config, self.vocabulary, pairs)
+        batches = eval_batches(pairs, self.vocabulary, self.devices, self.searcher.eval_tokens)
         if "image" in self.reads:
             batches = (self._with_images(batch, source.images, example) for batch in batches)
         return with_perplexity(mean_over(self._eval_step, variables, batches))
 
     def _with_images(self, batch, images, example):
         index = np.where(batch["index"] < 0, -1, example[batch["index"]])
-        return batch | {"image": data.eval_images(self.config, images, index)}
+        return batch | {"image": eval_batch(images, index, self.image_format)["image"]}
 
     @functools.cached_property
     def _eval_step(self):
-        return parallel.of(self.config).evaluate(make_eval_step(self.task))
+        return self.devices.evaluate(make_eval_step(self.objective))
 
-    # Describing
+    # Generation
 
     def describe(
         self,
@@ -198,23 +221,34 @@ class CaptioningWorkload:
         sentences: Sequence[str] | None = None,
         **decoding,
     ) -> list[list[Candidate]]:
-        """Returns the `n_best` texts of each of `count` examples, best first; `decoding` goes before `config.decoding`.
+        """Returns the `n_best` texts of each of `count` examples, best first; `decoding` overrides `config.decoding`.
 
         `image(indices)` returns the images (B, H, W, C) float32 of examples, anything for -1; `sentences` are sources.
         """
-        sources = self.encode(sentences) if "source" in self.reads else [[] for _ in range(count)]
-        return self._searcher.search(variables, sources, image if "image" in self.reads else None, **decoding)
+        sources = self.encode(sentences or ()) if "source" in self.reads else [[] for _ in range(count)]
+        return self.searcher.search(variables, sources, image if "image" in self.reads else None, **decoding)
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Returns the source subwords of each sentence, up to the model's limit, eos last."""
-        return [[*ids[: self.limit - 1], text.EOS] for ids in text.encode(self.vocabulary.source, sentences)]
+        return [[*ids[: self.limit - 1], EOS] for ids in encode(self.vocabulary.source, sentences)]
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Returns an image file as evaluation shows it to the model, (H, W, C) float32."""
+        return read_image(path, self.image_format)
 
     def _describe(self, variables, source, **decoding):
         """Returns the best text of each example."""
-        image = functools.partial(data.eval_images, self.config, source.images)
+
+        def image(indices):
+            return eval_batch(source.images, indices, self.image_format)["image"]
+
         found = self.describe(variables, len(source), image, source.sources, **decoding)
         return [best[0].text for best in found]
 
-    @functools.cached_property
-    def _searcher(self):
-        return Searcher(self.config, self.task, self.vocabulary.target, self.limit)
+
+def _splits(data):
+    def open_split(split):
+        options = {field.name: data[field.name] for field in dataclasses.fields(CaptionOptions)}
+        return open_captions(data.source, split, CaptionOptions(**options | {"languages": tuple(data.languages)}))
+
+    return Splits.from_config(data, open_split)

@@ -1,4 +1,4 @@
-"""What translation and captioning share: batches of sentence pairs to learn from and to measure on, the vocabulary."""
+"""What translation and captioning share: batches of sentence pairs for training and evaluation, and the vocabulary."""
 
 import dataclasses
 import functools
@@ -10,55 +10,60 @@ import jax
 from ml_collections import ConfigDict
 
 from attnjax.data.fingerprint import digest
-from attnjax.data.text import pipeline as text_pipeline
-from attnjax.data.text import vocabulary as text
+from attnjax.data.text import pipeline
 from attnjax.data.text.sources import PairSource
-from attnjax.training import devices as parallel
+from attnjax.data.text.vocabulary import Sampling, Vocabulary, load_vocabulary, train_vocabulary
+from attnjax.tasks.splits import this_shard
+from attnjax.training.devices import Devices, rows_multiple
 
 VOCABULARY_FOLDER = "vocabulary"
 
 
-def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> text.Vocabulary:
-    """Returns the run folder's vocabulary, else that of the run it starts from, else one learnt from `pairs`."""
+def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> Vocabulary:
+    """Returns the run folder's vocabulary, else that of the run it starts from, else one learned from `pairs`."""
     for folder in (workdir, Path(config.init_from or workdir)):
         if (folder / VOCABULARY_FOLDER).is_dir():
-            return text.load_vocabulary(folder / VOCABULARY_FOLDER)
-    return text.train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
+            return load_vocabulary(folder / VOCABULARY_FOLDER)
+    return train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
 
 
-def row_multiple(config: ConfigDict, parts: int = 1) -> int:
-    """Returns what the rows of a batch, which is taken in so many parts, are a multiple of."""
-    return math.lcm(8, parallel.rows_multiple(parallel.of(config), parts))
+def row_multiple(devices: Devices, accumulate: int = 1) -> int:
+    """Returns what the rows of a batch are a multiple of: 8, and what devices and microbatches need."""
+    return math.lcm(8, rows_multiple(devices, accumulate))
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPairs:
-    """The batches of a training split, as `config.data` says."""
+    """The training batches of sentence pairs, with the arrays that `pipeline.train_iterator` describes."""
 
-    config: ConfigDict
-    vocabulary: text.Vocabulary
     pairs: PairSource
+    vocabulary: Vocabulary
+    vocabulary_kind: str
+    batching: pipeline.Batching
+    sampling: Sampling
+    seed: int
 
-    @functools.cached_property
-    def _batching(self):
-        rows = row_multiple(self.config, self.config.accumulate)
-        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
+    @classmethod
+    def from_config(
+        cls, config: ConfigDict, devices: Devices, vocabulary: Vocabulary, pairs: PairSource
+    ) -> "TrainingPairs":
+        data = config.data
+        batching = pipeline.Batching(**data.batching, row_multiple=row_multiple(devices, config.accumulate))
+        return cls(pairs, vocabulary, data.vocabulary.kind, batching, Sampling(**data.sampling), config.seed)
 
     @functools.cached_property
     def _corpus(self):
-        sampling = text.Sampling(**self.config.data.sampling)
-        return text_pipeline.training_corpus(self.pairs, self.vocabulary, sampling, self.config.seed)
+        return pipeline.training_corpus(self.pairs, self.vocabulary, self.sampling, self.seed)
 
     @functools.cached_property
-    def layout(self) -> text_pipeline.Layout:
-        """An epoch in numbers."""
-        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+    def layout(self) -> pipeline.Layout:
+        """The shapes and numbers of an epoch's batches."""
+        return pipeline.train_layout(self._corpus, self.batching, seed=self.seed)
 
     def fingerprint(self) -> dict[str, str]:
-        """What decides how sentences become batches; see `data.fingerprint`."""
+        """What decides how sentences become batches; see `Splits.fingerprint`."""
         models = [side.serialized_model_proto() for side in (self.vocabulary.source, self.vocabulary.target)]
-        sampling = dict(self.config.data.sampling)
-        return {"vocabulary": digest(models), "batches": f"{self._batching}, sampling {sampling}"}
+        return {"vocabulary": digest(models), "batches": f"{self.batching}, {self.sampling}"}
 
     @property
     def header(self) -> list[str]:
@@ -68,23 +73,18 @@ class TrainingPairs:
             sizes += f" and {self.vocabulary.target.get_piece_size():,}"
         shapes = ", ".join(f"{rows}x{width}" for rows, width, _ in layout.shapes)
         return [
-            f"vocabulary  {sizes} subwords, {self.config.data.vocabulary.kind}",
-            f"batches     {layout.batches:,} an epoch, {layout.padding:.1%} padding, {layout.dropped} pairs too long",
+            f"vocabulary  {sizes} subwords, {self.vocabulary_kind}",
+            f"batches     {layout.batches:,} per epoch, {layout.padding:.1%} padding, {layout.dropped} pairs too long",
             f"            rows x tokens: {shapes}",
         ]
 
     def batches(self, **options):
-        """Returns this process's endless iterator, which can be checkpointed; see `text_pipeline.train_iterator`."""
-        return text_pipeline.train_iterator(
-            self._corpus,
-            batching=self._batching,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **options,
+        """Returns this process's endless iterator, which can be checkpointed; `options` are `train_iterator`'s."""
+        return pipeline.train_iterator(
+            self._corpus, self.batching, seed=self.seed, shard=this_shard(), **options
         )
 
-    def shapes(self, batch: text_pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    def shapes(self, batch: pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shapes of each kind of batch, of this process's rows, with the arrays that `batch` has."""
 
         def shape(name, x, rows, source, target):
@@ -95,14 +95,15 @@ class TrainingPairs:
         return [{name: shape(name, x, *sizes) for name, x in batch.items()} for sizes in self.layout.shapes]
 
 
-def eval_batches(config: ConfigDict, vocabulary: text.Vocabulary, pairs: PairSource) -> Iterable[text_pipeline.Batch]:
-    """Returns this process's batches of every pair once; see `text_pipeline.eval_batches`."""
-    return text_pipeline.eval_batches(
-        text_pipeline.encode_pairs(pairs, vocabulary),
-        max_tokens=config.data.eval_tokens,
-        row_multiple=row_multiple(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+def eval_batches(
+    pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int
+) -> Iterable[pipeline.Batch]:
+    """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
+    return pipeline.eval_batches(
+        pipeline.encode_pairs(pairs, vocabulary),
+        max_tokens=max_tokens,
+        row_multiple=row_multiple(devices),
+        shard=this_shard(),
     )
 
 

@@ -1,15 +1,17 @@
-"""What a test of a model comes to."""
+"""The result of testing a model on a split."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Metrics of a split, and what should be said and kept with them.
+class TestReport:
+    """The metrics of a split, and what should be printed and kept with them.
 
-    examples: what was measured -> how many, like {"images": 360}. metrics: name -> value. notes: name -> how that
-    metric was computed. files: the end of a file's name -> its text, such as all translations.
+    examples: unit -> number of examples, like {"images": 360}. metrics: name -> value. notes: name -> how that metric
+    was computed. files: suffix -> text of a file to write beside the metrics, such as all translations.
     """
+
+    __test__ = False  # not a test class of pytest's
 
     examples: dict[str, int]
     metrics: dict[str, float]

@@ -1,22 +1,22 @@
-"""Texts found by decoding, in batches of few shapes; each search compiles once a shape."""
+"""Decoding of many sources in batches of few shapes; each search compiles once per shape."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from sentencepiece import SentencePieceProcessor
 
-from attnjax.data.text import pipeline as text_pipeline
-from attnjax.data.text import vocabulary as text
+from attnjax.data.text import pipeline
+from attnjax.data.text.vocabulary import PAD, decode
 from attnjax.decoding import Options
 from attnjax.errors import UserError
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import row_multiple
-from attnjax.training import devices as parallel
+from attnjax.training.devices import Devices
 
 GREEDY = {"beam_size": 1, "length_penalty": "none"}
 
@@ -32,26 +32,43 @@ class Candidate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Searcher:
-    """Finds outputs as `config.decoding` says. `vocabulary` is the target's, `limit` the model's, eos counted."""
+    """Greedy and beam search over batches.
 
-    config: ConfigDict
-    task: Translation
+    vocabulary: the target's. limit: the longest sequence that the model takes, eos counted. decoding: the config's
+    `decoding` group. eval_tokens: source tokens per batch, padding included.
+    """
+
+    objective: SequenceObjective
     vocabulary: SentencePieceProcessor
     limit: int
+    devices: Devices
+    decoding: Mapping[str, Any]
+    eval_tokens: int
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ConfigDict,
+        devices: Devices,
+        objective: SequenceObjective,
+        vocabulary: SentencePieceProcessor,
+        limit: int,
+    ) -> "Searcher":
+        return cls(objective, vocabulary, limit, devices, dict(config.decoding), config.data.eval_tokens)
 
     def check(self) -> None:
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
         self.options(self.limit)
         for name, value, least in (
-            ("data.eval_tokens", self.config.data.eval_tokens, 1),
-            ("decoding.extra_length", self.config.decoding.extra_length, 0 if "source" in self.task.reads else 1),
+            ("data.eval_tokens", self.eval_tokens, 1),
+            ("decoding.extra_length", self.decoding["extra_length"], 0 if "source" in self.objective.reads else 1),
         ):
             if value < least:
                 raise UserError(f"{name}={value}: it should be {least} or more")
 
     def options(self, max_length: int, **decoding) -> Options:
-        """Returns the options of a search: those of the config, but for those given."""
-        chosen = {**self.config.decoding, **decoding}
+        """Returns the options of a search: the config's, overridden by those given."""
+        chosen = {**self.decoding, **decoding}
         del chosen["extra_length"]
         return Options(max_length, **chosen | {"min_length": min(chosen["min_length"], max_length)})
 
@@ -62,21 +79,18 @@ class Searcher:
         image: Callable[[np.ndarray], np.ndarray] | None = None,
         **decoding,
     ) -> list[list[Candidate]]:
-        """Returns the `n_best` outputs of each source, best first; sources are ids with eos last, or none at all.
+        """Returns the `n_best` outputs of each source, best first; sources are ids with eos last, or all empty.
 
         `image(indices)` returns the images (B, H, W, C) of sources, anything for -1.
         """
-        extra = {**self.config.decoding, **decoding}["extra_length"]
-        found = [None] * len(sources)
-        for batch in text_pipeline.source_batches(
-            sources,
-            max_tokens=self.config.data.eval_tokens,
-            max_length=self.limit,
-            row_multiple=row_multiple(self.config),
+        extra = {**self.decoding, **decoding}["extra_length"]
+        found: list[list[Candidate]] = [[] for _ in sources]
+        for batch in pipeline.source_batches(
+            sources, max_tokens=self.eval_tokens, max_length=self.limit, row_multiple=row_multiple(self.devices)
         ):
             index = batch.pop("index")
-            lengths = (batch["source"] != text.PAD).sum(1)
-            width = batch["source"].shape[1] if "source" in self.task.reads else 0
+            lengths = (batch["source"] != PAD).sum(1)
+            width = batch["source"].shape[1] if "source" in self.objective.reads else 0
             longest = min(width + extra, self.limit)
             batch["max_lengths"] = np.where(index < 0, 1, np.minimum(lengths + extra, longest)).astype(np.int32)
             if image:
@@ -94,9 +108,9 @@ class Searcher:
         if options not in self._generators:
 
             def generate(variables, batch):
-                return self.task.generate(*variables, batch, options, batch["max_lengths"])
+                return self.objective.generate(*variables, batch, options, batch["max_lengths"])
 
-            self._generators[options] = parallel.of(self.config).per_example(generate)
+            self._generators[options] = self.devices.per_example(generate)
         return self._generators[options]
 
     def _candidates(self, hypotheses):
@@ -109,5 +123,5 @@ class Searcher:
                 tuple(self.vocabulary.id_to_piece(row)),
                 tuple(hypotheses.log_probs[i][: len(row)].tolist()),
             )
-            for i, row, plain in zip(kept, ids, text.decode(self.vocabulary, ids), strict=True)
+            for i, row, plain in zip(kept, ids, decode(self.vocabulary, ids), strict=True)
         ]

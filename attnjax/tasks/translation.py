@@ -1,71 +1,98 @@
-"""Translation as a workload: parallel text, a subword vocabulary, and translations of plain text."""
+"""Translation as a task: parallel text, a subword vocabulary, and translations of plain text."""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from attnjax import data, models
-from attnjax.data.text import pipeline as text_pipeline
-from attnjax.data.text import vocabulary as text
+from attnjax import models
+from attnjax.data.text import pipeline
 from attnjax.data.text.sources import PairSource, open_pairs
+from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary, save_vocabulary
 from attnjax.errors import UserError
-from attnjax.metrics import bleu as text_metrics
-from attnjax.objectives.sequence import Translation
-from attnjax.runs.log import mean_over
+from attnjax.metrics import bleu as metrics
+from attnjax.metrics.sums import mean_over
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
-from attnjax.tasks.report import Report
+from attnjax.tasks.report import TestReport
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
-from attnjax.training import devices as parallel
+from attnjax.tasks.splits import Splits
+from attnjax.training.devices import Devices
 from attnjax.training.step import make_eval_step
+from attnjax.weights import published
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationWorkload:
-    """Sentence pairs; `sources` are the open splits, "train" and perhaps "validation", while training."""
+class TranslationTask:
+    """Translation of sentences; see `attnjax.tasks.Task`. bleu: the config's `bleu` group. training: while training."""
 
-    config: ConfigDict
-    vocabulary: text.Vocabulary
-    sources: dict[str, PairSource] = dataclasses.field(default_factory=dict)
+    model_name: str
+    objective: SequenceObjective
+    vocabulary: Vocabulary
+    languages: tuple[str, str]
+    data: Splits[PairSource]
+    searcher: Searcher
+    bleu: Mapping[str, Any]
+    devices: Devices
+    training: TrainingPairs | None = None
 
     unit = "tokens"
     shown = ("source", "target")
     best_metrics = ("bleu", "exact_match", "accuracy", "loss")
 
     @classmethod
-    def for_training(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
-        sources = {"train": _open(config, config.data.train)}
-        if config.data.validation:
-            sources["validation"] = _open(config, config.data.validation)
-        workload = cls(config, run_vocabulary(config, workdir, sources["train"]), sources)
-        workload._check_measuring()
-        return workload
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "TranslationTask":
+        data = _splits(config.data).for_training()
+        vocabulary = run_vocabulary(config, workdir, data.train)
+        task = dataclasses.replace(
+            cls.with_vocabulary(config, devices, vocabulary),
+            data=data,
+            training=TrainingPairs.from_config(config, devices, vocabulary, data.train),
+        )
+        task._check_evaluation()
+        return task
 
     @classmethod
-    def from_run(cls, config: ConfigDict, workdir: Path) -> "TranslationWorkload":
-        return cls(config, text.load_vocabulary(workdir / VOCABULARY_FOLDER))
+    def from_run(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "TranslationTask":
+        return cls.with_vocabulary(config, devices, load_vocabulary(workdir / VOCABULARY_FOLDER))
+
+    @classmethod
+    def with_vocabulary(cls, config: ConfigDict, devices: Devices, vocabulary: Vocabulary) -> "TranslationTask":
+        """Returns the task with no data open; UserError where the model cannot take the config's batches."""
+        model, batching = models.build(config.model, **vocabulary_sizes(vocabulary)), config.data.batching
+        if batching.method == "pack" and "source_segments" not in inspect.signature(model.__call__).parameters:
+            raise UserError(f"data.batching.method=pack needs a transformer: a {config.model.name} reads on over pairs")
+        if getattr(model, "max_length", batching.max_length) < batching.max_length:
+            raise UserError(
+                f"data.batching.max_length={batching.max_length} is more than model.max_length={model.max_length}"
+            )
+        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form)
+        limit = getattr(model, "max_length", 1024)
+        return cls(
+            model_name=config.model.name,
+            objective=objective,
+            vocabulary=vocabulary,
+            languages=tuple(config.data.languages),
+            data=_splits(config.data),
+            searcher=Searcher.from_config(config, devices, objective, vocabulary.target, limit),
+            bleu=dict(config.bleu),
+            devices=devices,
+        )
 
     def save(self, workdir: Path) -> None:
-        text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
-    @functools.cached_property
-    def task(self) -> Translation:
-        """The task with its model; UserError where the model cannot take the config's batches."""
-        config = self.config
-        sizes = (self.vocabulary.source.get_piece_size(), self.vocabulary.target.get_piece_size())
-        model = models.build(config.model, source_vocabulary=sizes[0], target_vocabulary=sizes[1])
-        if config.data.batching.method == "pack" and config.model.name != "transformer":
-            raise UserError(f"data.batching.method=pack needs a transformer: a {config.model.name} reads on over pairs")
-        limit = getattr(model, "max_length", config.data.batching.max_length)
-        if limit < config.data.batching.max_length:
-            raise UserError(
-                f"data.batching.max_length={config.data.batching.max_length} is more than model.max_length={limit}"
-            )
-        return Translation(model, config.label_smoothing, config.smoothing_form)
+    def export(self, folder: Path, params: Any) -> str:
+        """Writes the model with `params`, and its subwords, for Hugging Face; returns the classes that read it."""
+        return published.write_translator(
+            folder, self.model_name, self.objective.model, params, self.vocabulary, self.languages
+        )
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -73,126 +100,123 @@ class TranslationWorkload:
 
     # Training
 
-    @functools.cached_property
-    def _training(self):
-        return TrainingPairs(self.config, self.vocabulary, self.sources["train"])
-
     @property
     def steps_per_epoch(self) -> int:
-        return self._training.layout.batches
+        return self.training.layout.batches
 
     @property
     def header(self) -> list[str]:
-        data = self.config.data
-        lines = [
-            f"{split:<11} {len(pairs):,} pairs {'-'.join(data.languages)}, {data.source}"
-            for split, pairs in self.sources.items()
-        ]
-        return [*lines, *self._training.header]
+        lines = self.data.header(lambda pairs: f"{len(pairs):,} pairs {'-'.join(self.languages)}")
+        return [*lines, *self.training.header]
 
     def fingerprint(self) -> dict[str, str]:
-        return data.fingerprint(self.config, self.sources) | self._training.fingerprint()
+        return self.data.fingerprint(self.training.seed) | self.training.fingerprint()
 
     def batches(self):
-        return self._training.batches()
+        return self.training.batches()
 
     def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self._training.shapes(batch)
+        return self.training.shapes(batch)
 
-    # Measuring
+    # Evaluation
 
     def validate(self, variables) -> dict[str, float]:
         """Loss and accuracy by teacher forcing; BLEU and exact match of greedy translations."""
-        pairs = self.sources.get("validation")
+        pairs = self.data.validation
         if pairs is None:
             return {}
         translations = [best[0].text for best in self.translate(variables, pairs.source, **GREEDY)]
         bleu = self._bleu(translations, pairs.target)[0]
-        exact = text_metrics.exact_match(translations, pairs.target)
+        exact = metrics.exact_match(translations, pairs.target)
         return self._measure(pairs, variables) | {"bleu": bleu, "exact_match": exact}
 
-    def test(self, split: str, variables) -> Report:
+    def test(self, split: str, variables) -> TestReport:
         """Translates a split as `config.decoding` says; UserError if a sentence is longer than the model's limit."""
-        config, pairs = self.config, self.open_split(split)
+        pairs = self.open_split(split)
         translations = [best[0].text for best in self.translate(variables, pairs.source)]
-        scores = {"bleu": self._bleu(translations, pairs.target), "chrf": text_metrics.chrf(translations, pairs.target)}
-        if config.bleu.moses:
-            scores["tokenised_bleu"] = text_metrics.tokenised_bleu(
-                translations, pairs.target, language=config.data.languages[1], lowercase=config.bleu.lowercase
+        scores = {"bleu": self._bleu(translations, pairs.target), "chrf": metrics.chrf(translations, pairs.target)}
+        if self.bleu["moses"]:
+            scores["tokenised_bleu"] = metrics.tokenised_bleu(
+                translations, pairs.target, language=self.languages[1], lowercase=self.bleu["lowercase"]
             )
-        metrics = {name: value for name, (value, _) in scores.items()}
-        metrics["exact_match"] = text_metrics.exact_match(translations, pairs.target)
-        return Report(
+        values = {name: value for name, (value, _) in scores.items()}
+        values["exact_match"] = metrics.exact_match(translations, pairs.target)
+        return TestReport(
             examples={"pairs": len(pairs)},
-            metrics=metrics | self._measure(pairs, variables),
+            metrics=values | self._measure(pairs, variables),
             notes={name: signature for name, (_, signature) in scores.items()},
             files={"txt": "".join(f"{line}\n" for line in translations)},
         )
 
+    def open_split(self, split: str) -> PairSource:
+        """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
+        pairs = self.data.open(split)
+        self._check_lengths(pairs)
+        return pairs
+
     def _bleu(self, translations, references):
-        options = self.config.bleu
-        return text_metrics.bleu(translations, references, tokenize=options.tokenize, lowercase=options.lowercase)
+        options = {name: self.bleu[name] for name in ("tokenize", "lowercase")}
+        return metrics.bleu(translations, references, **options)
 
     def _measure(self, pairs, variables):
-        batches = eval_batches(self.config, self.vocabulary, pairs)
+        batches = eval_batches(pairs, self.vocabulary, self.devices, self.searcher.eval_tokens)
         return with_perplexity(mean_over(self._eval_step, variables, batches))
 
     @functools.cached_property
     def _eval_step(self):
-        return parallel.of(self.config).evaluate(make_eval_step(self.task))
+        return self.devices.evaluate(make_eval_step(self.objective))
 
-    def open_split(self, split: str) -> PairSource:
-        """Opens a split to translate; UserError if a sentence is longer than the model's limit."""
-        pairs = _open(self.config, split)
-        self._check_lengths(pairs)
-        return pairs
-
-    def _check_measuring(self):
+    def _check_evaluation(self):
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
-        self._searcher.check()
+        self.searcher.check()
         self._bleu(["a"], ["a"])
-        if "validation" in self.sources:
-            self._check_lengths(self.sources["validation"])
+        if self.data.validation:
+            self._check_lengths(self.data.validation)
 
     def _check_lengths(self, pairs):
-        encoded = text_pipeline.encode_pairs(pairs, self.vocabulary)
+        encoded = pipeline.encode_pairs(pairs, self.vocabulary)
         longest = int(encoded.lengths.argmax())
         if encoded.lengths[longest] > self.limit:
             length, limit = encoded.lengths[longest], self.limit
             raise UserError(f"{pairs.name(longest)} has {length} subwords, more than the model's limit of {limit}")
 
-    # Translating
+    # Translation
 
     @property
     def limit(self) -> int:
         """The most subwords that the model takes, eos counted."""
-        return getattr(self.task.model, "max_length", 1024)
+        return self.searcher.limit
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the source subwords of each line, eos last."""
-        return [[*ids, text.EOS] for ids in text.encode(self.vocabulary.source, lines)]
+        return [[*ids, EOS] for ids in encode(self.vocabulary.source, lines)]
 
-    def cut(self, ids: list[int]) -> list[int]:
+    def truncate(self, ids: list[int]) -> list[int]:
         """Returns what the model reads of an encoded line: up to its limit, eos last."""
-        return [*ids[:-1][: self.limit - 1], text.EOS]
+        return [*ids[:-1][: self.limit - 1], EOS]
 
     def translate(self, variables, lines: Sequence[str], **decoding) -> list[list[Candidate]]:
-        """Returns the `n_best` translations of each line, best first; `decoding` goes before `config.decoding`.
+        """Returns the `n_best` translations of each line, best first; `decoding` overrides `config.decoding`.
 
-        What is beyond the model's limit of a line is cut off.
+        Lines longer than the model's limit are truncated.
         """
-        return self._searcher.search(variables, [self.cut(ids) for ids in self.encode(lines)], **decoding)
-
-    @functools.cached_property
-    def _searcher(self):
-        return Searcher(self.config, self.task, self.vocabulary.target, self.limit)
+        return self.searcher.search(variables, [self.truncate(ids) for ids in self.encode(lines)], **decoding)
 
 
-def _open(config, split):
-    data = config.data
-    if len(data.languages) != 2:
-        raise UserError(f"data.languages={tuple(data.languages)}: it should be two, from and to, like ('en', 'de')")
-    source, target = data.languages
-    return open_pairs(
-        data.source, split, source=source, target=target, data_dir=data.data_dir, skip_blank=data.skip_blank
-    )
+def vocabulary_sizes(vocabulary: Vocabulary) -> dict[str, int]:
+    """Returns the fields of a model that come from the vocabulary."""
+    return {
+        "source_vocabulary": vocabulary.source.get_piece_size(),
+        "target_vocabulary": vocabulary.target.get_piece_size(),
+    }
+
+
+def _splits(data):
+    def open_split(split):
+        if len(data.languages) != 2:
+            raise UserError(f"data.languages={tuple(data.languages)}: it should be two, from and to, like ('en', 'de')")
+        source, target = data.languages
+        options = {"data_dir": data.data_dir, "skip_blank": data.skip_blank}
+        return open_pairs(data.source, split, source=source, target=target, **options)
+
+    return Splits.from_config(data, open_split)

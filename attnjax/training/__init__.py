@@ -1,1 +1,1 @@
-"""Training: state, optimizer, step, parallelism, checkpoints, logs, and the loop over them."""
+"""Training steps: state, objective gradients, optimizer, and how they are mapped over devices. Knows no files and no config."""

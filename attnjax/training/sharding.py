@@ -1,9 +1,9 @@
-"""Where the training state lies on a mesh of devices: rules by parameter path, a table a family of models.
+"""Where the arrays of a training state are stored on a mesh of devices, by rules on parameter paths.
 
-The mesh has the axes "data", "fsdp" and "tensor". A batch is cut over the first two; a kernel over "fsdp", which keeps
-a share of it on each device between its uses (Rajbhandari et al. 2020, stage 3), and over "tensor", where each device
-computes with its own heads or hidden units (Shoeybi et al. 2019, section 3). Optimizer state and averaged weights lie
-as their parameters do.
+The mesh has the axes "data", "fsdp" and "tensor". A batch is sharded over the first two. A kernel is sharded over
+"fsdp", which keeps a shard of it on each device between its uses (ZeRO stage 3, Rajbhandari et al. 2020), and over
+"tensor", where each device computes with its own heads or hidden units (Shoeybi et al. 2019, section 3). Optimizer
+state and averaged weights are sharded like their parameters.
 """
 
 import re
@@ -13,71 +13,40 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from attnjax.nn.partition import Rules
+
 AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))  # rows
-
-# (end of a path, what each axis is cut over). What no row names, biases and norms, is whole on every device, and so is
-# an axis that the devices do not divide evenly.
-Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-
-ATTENTION: Rules = (
-    (r"(query|key|value)/kernel", ("fsdp", "tensor", None)),  # width, heads, features of a head
-    (r"(query|key|value)/bias", ("tensor", None)),
-    (r"\w*attention\d*/out/kernel", ("tensor", None, "fsdp")),
-    (r"mlp/fc1/kernel", ("fsdp", "tensor")),
-    (r"mlp/fc1/bias", ("tensor",)),
-    (r"mlp/fc2/kernel", ("tensor", "fsdp")),
-    (r"(source|target)_embedding/embedding", ("tensor", "fsdp")),  # vocabulary, width
-    (r"relative_positions/embedding", (None, None, "tensor")),  # rows, columns, heads
-    (r"positions/embedding", (None, None, "fsdp")),
-    (r"positions/(rows|columns)", (None, "fsdp")),
-    (r"projection/kernel", (None, None, None, "fsdp")),  # of patches
-    (r"(reduction|linear|head\d*|pre_logits|adapter|output)/kernel", ("fsdp", None)),
-)
-CONVOLUTION: Rules = (
-    (r"(conv\d*|stem|shortcut)/kernel", (None, None, "fsdp", "tensor")),
-    (r"(fc|head)/kernel", ("fsdp", None)),
-)
-RECURRENT: Rules = (
-    (r"(input|hidden)/kernel", ("fsdp", None)),  # the gates stand side by side: cutting them would part each
-    (r"(query|key|score|bridge)/kernel", ("fsdp", None)),
-    (r"embedding", ("fsdp", None)),
-    (r"output/kernel", ("fsdp", "tensor")),
-)
-DENSE: Rules = ((r"(fc\d+|head)/kernel", ("fsdp", "tensor")),)
-
-# A captioner has the rules of both its parts, whose paths do not meet.
-RULES: dict[str, Rules] = {
-    "mlp": DENSE,
-    "lenet": CONVOLUTION,
-    "resnet": CONVOLUTION,
-    "vit": ATTENTION,
-    "swin": ATTENTION,
-    "crossvit": ATTENTION,
-    "rnn": RECURRENT,
-    "transformer": ATTENTION,
-    "captioner": ATTENTION + CONVOLUTION,
-}
+ROWS = P(("data", "fsdp"))
 
 
-def spec(path: str, shape: tuple[int, ...], rules: Rules, sizes: dict[str, int]) -> P:
-    """Returns how an array is cut over a mesh of axes of these sizes, by the first rule for its path and rank."""
+def spec(path: str, shape: tuple[int, ...], rules: Rules | None, sizes: dict[str, int]) -> P:
+    """Returns how an array is partitioned over mesh axes of these sizes, by the first rule for its path and rank.
+
+    What no rule names, such as biases and norms, is replicated, and so is an axis that the devices do not divide
+    evenly. Without rules, an array of two axes or more is sharded over "fsdp" along the largest axis that divides.
+    """
+    if rules is None:
+        even = [axis for axis, n in enumerate(shape) if n % sizes["fsdp"] == 0]
+        if len(shape) < 2 or not even:
+            return P()
+        largest = max(even, key=lambda axis: shape[axis])
+        return P(*("fsdp" if axis == largest else None for axis in range(len(shape))))
     for pattern, axes in rules:
         if len(axes) == len(shape) and re.search(rf"(^|/){pattern}$", path):
             return P(*(axis if axis and n % sizes[axis] == 0 else None for n, axis in zip(shape, axes, strict=True)))
     return P()
 
 
-def shardings(tree: Any, model: str, mesh: Mesh, *, gathered: bool = False) -> Any:
-    """Returns a NamedSharding for each leaf (array or shape) of a state, or part of one, of a model of this name.
+def shardings(tree: Any, rules: Rules | None, mesh: Mesh, *, gathered: bool = False) -> Any:
+    """Returns a NamedSharding for each array or shape of a state, or of a part of one.
 
-    `gathered`: as a step computes with them, whole over "fsdp".
+    `gathered`: as the loss computes with parameters, after their all-gather over "fsdp".
     """
     sizes = dict(mesh.shape)
 
     def place(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes = spec(name, leaf.shape, RULES[model], sizes)
+        axes = spec(name, leaf.shape, rules, sizes)
         return NamedSharding(mesh, P(*(None if gathered and axis == "fsdp" else axis for axis in axes)))
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -12,10 +12,10 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step reads and writes.
+    """Everything that a training step reads and writes.
 
     step: () int32, the number of steps taken. params, ema: float32 trees; ema is None when off. model_state: the other
-    variable collections. opt_state: Optax's. rng: (2,) uint32, constant; a step folds its number in.
+    variable collections. opt_state: Optax's. rng: (2,) uint32, constant; each step folds in its number.
     """
 
     step: jax.Array
@@ -27,14 +27,14 @@ class TrainState:
 
     @property
     def eval_params(self) -> PyTree:
-        """The averaged weights where there are, else the weights."""
+        """The averaged weights if the run averages, else the weights."""
         return self.params if self.ema is None else self.ema
 
 
-def create(task, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool) -> TrainState:
-    """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; one seed gives the same weights."""
+def create(objective, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool) -> TrainState:
+    """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; the same seed gives the same weights."""
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-    params, model_state = task.init(init_rng, example)
+    params, model_state = objective.init(init_rng, example)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,6 +1,8 @@
-"""One training step and one evaluation step, pure; `parallel.py` maps them over devices."""
+"""One training step and one evaluation step, as pure functions; `devices.py` maps them over devices."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,97 +10,88 @@ import optax
 
 from attnjax.training.state import TrainState
 
-AXIS = "data"
+PyTree = Any
+Sums = tuple[PyTree, jax.Array, dict]  # summed gradients, their weight, metrics: name -> (sum, weight)
 
 
-def make_train_step(
-    task, optimizer: optax.GradientTransformation, schedule: optax.Schedule, ema_decay: float, accumulate: int = 1
-):
-    """Returns train_step(state, batch, axis_name=None, gather=None) -> (state, metrics).
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A pure function (state, batch) -> (state, metrics); metrics are name -> (sum, weight).
 
-    With an axis name, `batch` is this device's share: sums of gradients, losses and weights are added over the axis
-    before dividing, so the result is that of the whole batch on one device. `accumulate` takes the rows in so many
-    equal parts, every so many-th row in each, one after another, and adds their sums likewise: the parts are the same
-    rows however many devices share them. `gather` brings parameters, which lie cut over the devices, to where the loss
-    is computed with them. Metrics are name -> (sum, weight).
+    It has two halves. `sums` adds up gradients and metrics over the rows that it is given, `update` divides by the
+    total weight and applies the optimizer. Sums of parts add up to those of the batch, so any number of devices and
+    microbatches gives the same step: data parallelism is an all-reduce between the two halves.
     """
 
-    def train_step(state: TrainState, batch: dict, axis_name: str | None = None, gather: Callable | None = None):
-        sums = _accumulated(_sums(task, gather), accumulate)
+    objective: Any  # see attnjax.objectives
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    ema_decay: float = 0.0
+    accumulate: int = 1  # microbatches whose gradients are accumulated
+
+    def __call__(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        return self.update(state, *self.sums(state, batch))
+
+    def sums(self, state: TrainState, batch: dict) -> tuple[Sums, PyTree]:
+        """Returns the sums over a batch's rows, and the new model state (batch statistics)."""
         rng = jax.random.fold_in(state.rng, state.step)
-        if axis_name:
-            rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
-        (gradients, weight, metrics), model_state = sums(state.params, state.model_state, batch, rng)
-        if axis_name:
-            gradients, weight, metrics = jax.lax.psum((gradients, weight, metrics), axis_name)
+        if self.accumulate == 1:
+            return self._sums(state.params, state.model_state, batch, rng)
+        return self._accumulated(state.params, state.model_state, batch, rng)
+
+    def update(self, state: TrainState, sums: Sums, model_state: PyTree) -> tuple[TrainState, dict]:
+        """Returns the state after one optimizer step, and the metrics."""
+        gradients, weight, metrics = sums
         gradients = jax.tree.map(lambda g: g / jnp.maximum(weight, 1), gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         one = jnp.ones(())
-        metrics |= {
+        metrics = metrics | {
             "gradient_norm": (optax.tree.norm(gradients), one),
-            "learning_rate": (jnp.asarray(schedule(state.step), jnp.float32), one),
+            "learning_rate": (jnp.asarray(self.schedule(state.step), jnp.float32), one),
         }
         new_state = state.replace(
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=_update_ema(state, params, ema_decay),
+            ema=_update_ema(state, params, self.ema_decay),
         )
         return new_state, metrics
 
-    return train_step
-
-
-def _sums(task, gather):
-    """Returns sums(params, model_state, batch, rng) -> ((gradients, weight, metrics), model_state)."""
-
-    def loss(params, *inputs):
-        return task.loss(gather(params) if gather else params, *inputs)
-
-    def sums(params, model_state, batch, rng):
-        gradients, (weight, metrics, model_state) = jax.grad(loss, has_aux=True)(params, model_state, batch, rng)
+    def _sums(self, params, model_state, batch, rng):
+        gradient = jax.grad(self.objective.loss, has_aux=True)
+        gradients, (weight, metrics, model_state) = gradient(params, model_state, batch, rng)
         return (gradients, weight, metrics), model_state
 
-    return sums
+    def _accumulated(self, params, model_state, batch, rng):
+        """The same sums over equal microbatches, one after another: activations take the memory of one of them.
 
-
-def _accumulated(sums, parts):
-    """Returns `sums` over `parts` equal parts of the batch, one after another: activations are those of one part."""
-    if parts == 1:
-        return sums
-
-    def over_parts(params, model_state, batch, rng):
+        Microbatch i has the rows i, i + accumulate, ...: the same rows, however many devices share the batch.
+        """
+        parts = self.accumulate
         batch = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         first = jax.tree.map(lambda x: x[0], batch)
-        shapes, _ = jax.eval_shape(sums, params, model_state, first, rng)
+        shapes, _ = jax.eval_shape(self._sums, params, model_state, first, rng)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(carry, part):
             total, model_state = carry
-            index, batch = part
-            new, model_state = sums(params, model_state, batch, jax.random.fold_in(rng, index))
+            index, microbatch = part
+            new, model_state = self._sums(params, model_state, microbatch, jax.random.fold_in(rng, index))
             return (jax.tree.map(jnp.add, total, new), model_state), None
 
         return jax.lax.scan(add, (zeros, model_state), (jnp.arange(parts), batch))[0]
-
-    return over_parts
 
 
 def _update_ema(state, params, decay):
     if state.ema is None:
         return None
-    # The first steps average over fewer weights, so that the random start is soon forgotten.
+    # The first steps average over fewer weights, so that the random initialization is soon forgotten.
     decay = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
     return optax.incremental_update(params, state.ema, 1 - decay)
 
 
-def make_eval_step(task) -> Callable:
-    """Returns eval_step(variables, batch, axis_name=None) -> metrics, for variables (params, model_state)."""
-
-    def eval_step(variables, batch: dict, axis_name: str | None = None):
-        metrics = task.evaluate(*variables, batch)
-        return jax.lax.psum(metrics, axis_name) if axis_name else metrics
-
-    return eval_step
+def make_eval_step(objective) -> Callable[[tuple[PyTree, PyTree], dict], dict]:
+    """Returns eval_step(variables, batch) -> metrics, name -> (sum, weight), for variables (params, model_state)."""
+    return lambda variables, batch: objective.evaluate(*variables, batch)
