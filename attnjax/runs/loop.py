@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from attnjax import tasks as workloads
 from attnjax.inspection import parameters
+from attnjax.metrics.sums import add, means
 from attnjax.errors import Diverged, UserError, WriteError
 from attnjax.runs import log as metrics_lib
 from attnjax.training import devices as parallel
@@ -209,7 +210,7 @@ class _Window:
         self._clock = None
 
     def add(self, metrics):
-        self._total = metrics_lib.add(self._total, metrics)
+        self._total = add(self._total, metrics)
 
     def sums(self):
         """Returns the sums since the last log line as plain numbers, for a checkpoint."""
@@ -224,7 +225,7 @@ class _Window:
         if self._pending is None:
             return
         step, total = self._pending
-        values = metrics_lib.means(total)
+        values = means(total)
         now = time.perf_counter()
         if self._clock is not None:
             values[f"{self._unit}_per_second"] = float(total["loss"][1]) / (now - self._clock)

@@ -17,8 +17,8 @@ from attnjax.data.text import vocabulary as text
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as text_metrics
 from attnjax.metrics.cider import cider, words
-from attnjax.objectives.sequence import Translation
-from attnjax.runs.log import mean_over
+from attnjax.metrics.sums import mean_over
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
 from attnjax.tasks.report import Report
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
@@ -65,7 +65,7 @@ class CaptioningWorkload:
         return (*(("source",) if self.config.data.image_lines else ()), *sees)
 
     @functools.cached_property
-    def task(self) -> Translation:
+    def task(self) -> SequenceObjective:
         """The task with its model; UserError where the model cannot take the config's batches."""
         config, model = self.config, self.config.model
         if config.data.batching.method == "pack":
@@ -83,7 +83,7 @@ class CaptioningWorkload:
         if built.max_length < config.data.batching.max_length:
             length, limit = config.data.batching.max_length, built.max_length
             raise UserError(f"data.batching.max_length={length} is more than the model's max_length={limit}")
-        return Translation(built, config.label_smoothing, config.smoothing_form, self.reads)
+        return SequenceObjective(built, config.label_smoothing, config.smoothing_form, self.reads)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -14,9 +14,9 @@ from attnjax import data, models
 from attnjax.data.images.sources import ImageSource
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
+from attnjax.metrics.sums import mean_over
 from attnjax.models.vit import patch_grid
-from attnjax.objectives.classification import Classification
-from attnjax.runs.log import mean_over
+from attnjax.objectives.classification import ClassificationObjective
 from attnjax.tasks.report import Report
 from attnjax.training import devices as parallel
 from attnjax.training.step import make_eval_step
@@ -59,12 +59,12 @@ class ClassificationWorkload:
         write_atomically(workdir / CLASSES_FILE, json.dumps(self.classes) + "\n")
 
     @functools.cached_property
-    def task(self) -> Classification:
+    def task(self) -> ClassificationObjective:
         """The task with its model; UserError where the model cannot take the config's images."""
         model = models.build(self.config.model, num_classes=len(self.classes))
         if self.config.model.name == "vit":
             patch_grid(tuple(self.config.data.image_size), self.config.model.patch_size)
-        return Classification(model, self.config.label_smoothing)
+        return ClassificationObjective(model, self.config.label_smoothing)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -14,7 +14,7 @@ from attnjax.data.text import pipeline as text_pipeline
 from attnjax.data.text import vocabulary as text
 from attnjax.decoding import Options
 from attnjax.errors import UserError
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import row_multiple
 from attnjax.training import devices as parallel
 
@@ -35,7 +35,7 @@ class Searcher:
     """Finds outputs as `config.decoding` says. `vocabulary` is the target's, `limit` the model's, eos counted."""
 
     config: ConfigDict
-    task: Translation
+    task: SequenceObjective
     vocabulary: SentencePieceProcessor
     limit: int
 

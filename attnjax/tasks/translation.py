@@ -15,8 +15,8 @@ from attnjax.data.text import vocabulary as text
 from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as text_metrics
-from attnjax.objectives.sequence import Translation
-from attnjax.runs.log import mean_over
+from attnjax.metrics.sums import mean_over
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
 from attnjax.tasks.report import Report
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
@@ -53,7 +53,7 @@ class TranslationWorkload:
         text.save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
     @functools.cached_property
-    def task(self) -> Translation:
+    def task(self) -> SequenceObjective:
         """The task with its model; UserError where the model cannot take the config's batches."""
         config = self.config
         sizes = (self.vocabulary.source.get_piece_size(), self.vocabulary.target.get_piece_size())
@@ -65,7 +65,7 @@ class TranslationWorkload:
             raise UserError(
                 f"data.batching.max_length={config.data.batching.max_length} is more than model.max_length={limit}"
             )
-        return Translation(model, config.label_smoothing, config.smoothing_form)
+        return SequenceObjective(model, config.label_smoothing, config.smoothing_form)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
