@@ -24,7 +24,7 @@ from attnjax.inspection.cost import minimum_times, passes
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import MLP
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.reports import figures
 from attnjax.reports.saving import save_figure
 from attnjax.tasks.classification import ClassificationWorkload
@@ -92,7 +92,7 @@ def _translation(config, length):
         "target": rng.integers(4, size, (rows, length + 1)).astype(np.int32),
         "mask": np.ones(rows, bool),
     }
-    return Translation(model, config.label_smoothing, config.smoothing_form), TOKENS, batch
+    return SequenceObjective(model, config.label_smoothing, config.smoothing_form), TOKENS, batch
 
 
 EXAMPLES = {"classification": _classification, "translation": _translation}
@@ -147,7 +147,7 @@ def step(args) -> None:
 
 def generate(args) -> None:
     """Times decoding: a base Transformer of random weights, a source of 32 tokens, as many new ones as asked for."""
-    task = Translation(Transformer(8000, 8000, **TRANSFORMER_SIZES["base"]))
+    task = SequenceObjective(Transformer(8000, 8000, **TRANSFORMER_SIZES["base"]))
     variables = task.init(jax.random.key(0), TOKENS)
     source = np.random.default_rng(0).integers(4, 8000, (args.batch, 32)).astype(np.int32)
     length = args.new_tokens + 1  # eos, which no shorter output may have

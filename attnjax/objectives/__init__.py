@@ -1,1 +1,32 @@
 """What a batch means for training: its loss and metrics, as pure functions."""
+
+from typing import Any, Protocol
+
+import jax
+
+from attnjax.metrics.sums import Metrics
+
+PyTree = Any
+Batch = dict[str, jax.Array]
+
+
+class Objective(Protocol):
+    """What a training step and an evaluation need: a model with its loss and metrics."""
+
+    def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
+        """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
+        ...
+
+    def loss(
+        self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Metrics, PyTree]]:
+        """Returns (sum of losses, (weight, metrics, new model state)), in training mode.
+
+        The gradient of a step is the gradient of the sum divided by the weight, both summed over microbatches and
+        devices first.
+        """
+        ...
+
+    def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
+        """Returns the metrics of a batch, in evaluation mode."""
+        ...

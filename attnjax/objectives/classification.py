@@ -1,19 +1,18 @@
 """Image classification."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
-Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, weight): they add over batches, devices, processes
+from attnjax.metrics.sums import Metrics
+from attnjax.objectives import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class ClassificationObjective:
     """Softmax cross-entropy over classes.
 
     Batches: image (B, H, W, C) float32, label (B,) int32, mask (B,) bool, False where a row is padding; with mixup or

@@ -1,22 +1,20 @@
 """Translation, captioning: any task whose output is a sequence of tokens."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from attnjax import decoding
+from attnjax.metrics.sums import Metrics
 from attnjax.nn.masks import PAD
-from attnjax.objectives.classification import Metrics
+from attnjax.objectives import PyTree
 from attnjax.objectives.losses import token_losses
-
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Translation:
+class SequenceObjective:
     """Cross-entropy over the next token, by teacher forcing.
 
     Batches: target (B, T + 1) int32, from bos to eos, and what the model reads: source (B, S) int32, ending in eos,

@@ -21,24 +21,6 @@ from attnjax.files import write_atomically, writing
 ROWS_FILE = "metrics.jsonl"
 
 
-def means(sums: dict) -> dict[str, float]:
-    """Returns the mean of each metric of (sum, weight); waits for the device."""
-    return {name: float(total) / max(float(weight), 1e-9) for name, (total, weight) in jax.device_get(sums).items()}
-
-
-def add(total: dict | None, metrics: dict) -> dict:
-    """Adds (sum, weight) metrics without waiting for the device."""
-    return metrics if total is None else jax.tree.map(lambda a, b: a + b, total, metrics)
-
-
-def mean_over(eval_step, variables, batches) -> dict[str, float]:
-    """Returns the mean of each metric over all examples of `batches`, each counted once."""
-    total = None
-    for batch in batches:
-        total = add(total, eval_step(variables, batch))
-    return means(total)
-
-
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, without a last one that was not written to its end."""
     path = workdir / ROWS_FILE

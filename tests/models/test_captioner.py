@@ -10,7 +10,7 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.blocks import DecoderBlock
 from attnjax.nn.masks import causal_mask
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
 from attnjax.training.step import make_train_step
@@ -79,7 +79,7 @@ def logits(model, variables, batch, **changes):
 
 
 def task_of(model, batch):
-    return Translation(model, reads=tuple(name for name in ("source", "image") if name in batch))
+    return SequenceObjective(model, reads=tuple(name for name in ("source", "image") if name in batch))
 
 
 # What it computes

@@ -7,9 +7,9 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import decoding, models
 from attnjax.data.text.pipeline import Batching, Pairs, Sentences, train_iterator
+from attnjax.metrics import sums as metrics
 from attnjax.objectives.losses import SMOOTHINGS, token_losses
-from attnjax.objectives.sequence import Translation, next_tokens
-from attnjax.runs import log as metrics
+from attnjax.objectives.sequence import SequenceObjective, next_tokens
 from attnjax.training import devices as parallel
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
@@ -28,7 +28,7 @@ MODELS = {
 
 
 def make_task(name):
-    return Translation(models.build(MODELS[name], source_vocabulary=V, target_vocabulary=V))
+    return SequenceObjective(models.build(MODELS[name], source_vocabulary=V, target_vocabulary=V))
 
 
 def weights(task):
@@ -78,7 +78,7 @@ RIGHT, WRONG = 3, 4
 
 def test_the_target_is_shifted_exactly_once():
     expected = RIGHT * np.log(2) + WRONG * np.log(14)
-    task = Translation(Bigrams())
+    task = SequenceObjective(Bigrams())
     total, (weight, found, model_state) = task.loss({}, {}, BIGRAMS, jax.random.key(0))
     np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert weight == RIGHT + WRONG and model_state == {}
@@ -99,7 +99,7 @@ def test_the_token_after_a_packed_pair_carries_no_loss():
         **{f"{side}_{what}": np.zeros((1, 14), np.int32) for side, what in PACKING},
     }
     np.testing.assert_array_equal(next_tokens(batch), [[5, 4, 3, 2, 0, 3, 6, 2, 0, 5, 2, 0, 0]])
-    total, (weight, found, _) = Translation(Bigrams()).loss({}, {}, batch, jax.random.key(0))
+    total, (weight, found, _) = SequenceObjective(Bigrams()).loss({}, {}, batch, jax.random.key(0))
     np.testing.assert_allclose(total, (RIGHT + 1) * np.log(2) + (WRONG + 1) * np.log(14), rtol=1e-6)
     assert weight == RIGHT + WRONG + 2 and found["accuracy"] == (RIGHT + 1, weight)
 
@@ -109,11 +109,11 @@ PACKING = [("source", "segments"), ("source", "positions"), ("target", "position
 
 @pytest.mark.parametrize("form", SMOOTHINGS)
 def test_smoothing_reaches_the_loss_and_not_the_evaluation(form):
-    task, plain = Translation(Bigrams(), 0.2, form), Translation(Bigrams())
+    task, plain = SequenceObjective(Bigrams(), 0.2, form), SequenceObjective(Bigrams())
     total, (_, found, _) = task.loss({}, {}, BIGRAMS, jax.random.key(0))
     logits, labels = Bigrams().apply({}, None, BIGRAMS["target"][:, :-1]), BIGRAMS["target"][:, 1:]
     np.testing.assert_allclose(total, token_losses(logits, labels, smoothing=0.2, form=form)[0].sum(), rtol=1e-6)
-    others = [Translation(Bigrams(), 0.2, other) for other in {*SMOOTHINGS} - {form}]
+    others = [SequenceObjective(Bigrams(), 0.2, other) for other in {*SMOOTHINGS} - {form}]
     for other in (plain, *others):
         assert abs(other.loss({}, {}, BIGRAMS, jax.random.key(0))[0] - total) > 0.01
     assert found["loss"][0] == total

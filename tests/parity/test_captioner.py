@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import models
 from attnjax.decoding import Options
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.weights import transformer as text_weights
 from attnjax.weights import vit
 from attnjax.weights.naming import Format, from_published, to_published
@@ -154,7 +154,7 @@ def test_the_captioner_is_hugging_faces(both):
     torch.nn.functional.cross_entropy(theirs.reshape(-1, V), flat, ignore_index=PAD).backward()
     found = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
     module.zero_grad()
-    task = Translation(model, reads=("image",))
+    task = SequenceObjective(model, reads=("image",))
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -179,7 +179,7 @@ def test_the_captioner_is_hugging_faces(both):
 
 def test_greedy_search_is_hugging_faces(both):
     module, model, params, image, _ = both
-    task, options = Translation(model, reads=("image",)), Options(12, no_repeat_ngram=2)
+    task, options = SequenceObjective(model, reads=("image",)), Options(12, no_repeat_ngram=2)
     found = jax.device_get(
         jax.jit(lambda params, image: task.generate(params, {}, {"image": image}, options))(params, image)
     )

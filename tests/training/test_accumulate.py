@@ -8,7 +8,7 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.objectives.classification import Classification
+from attnjax.objectives.classification import ClassificationObjective
 from attnjax.training import devices as parallel
 from attnjax.training.optimizer import make_optimizer
 from attnjax.training.state import TrainState
@@ -35,7 +35,7 @@ MODELS = {
 def setup(name):
     """Returns a task, a batch, a state of random weights, and the function that makes a step of so many parts."""
     rng = np.random.default_rng(0)
-    task, (batch, example) = Classification(models.build(MODELS[name], num_classes=5)), images(rng)
+    task, (batch, example) = ClassificationObjective(models.build(MODELS[name], num_classes=5)), images(rng)
     shapes = jax.eval_shape(task.init, jax.random.key(0), example)
     params, model_state = jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32), shapes)
     options = config_lib.classification().optimizer

@@ -21,8 +21,8 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.objectives.classification import Classification
-from attnjax.objectives.sequence import Translation
+from attnjax.objectives.classification import ClassificationObjective
+from attnjax.objectives.sequence import SequenceObjective
 from attnjax.training import devices as parallel
 from attnjax.training import sharding
 from attnjax.training import state as state_lib
@@ -54,11 +54,11 @@ def build(name, **fields):
     image, words = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32), jax.ShapeDtypeStruct((1, 4), np.int32)
     if name == "captioner":
         built = models.build_captioner(model, freeze_encoder=False, source_vocabulary=20, target_vocabulary=20)
-        return Translation(built, reads=("image",)), {"image": image, "target": words}
+        return SequenceObjective(built, reads=("image",)), {"image": image, "target": words}
     if name in ("rnn", "transformer"):
         built = models.build(model, source_vocabulary=20, target_vocabulary=20)
-        return Translation(built), {"source": words, "target": words}
-    return Classification(models.build(model, num_classes=5)), {"image": image}
+        return SequenceObjective(built), {"source": words, "target": words}
+    return ClassificationObjective(models.build(model, num_classes=5)), {"image": image}
 
 
 def make_batch(seed):

@@ -5,8 +5,8 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax.objectives.classification import Classification
-from attnjax.runs import log as metrics
+from attnjax.metrics import sums as metrics
+from attnjax.objectives.classification import ClassificationObjective
 from attnjax.training import devices as parallel
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
@@ -35,7 +35,7 @@ def random_batch(seed, mask=True, mixed=False):
 
 
 def setup(name, ema_decay=0.0, label_smoothing=0.0):
-    task = Classification(models.build(MODELS[name], num_classes=5), label_smoothing)
+    task = ClassificationObjective(models.build(MODELS[name], num_classes=5), label_smoothing)
     schedule = lambda step: jnp.asarray(0.1)  # noqa: E731
     options = config_lib.classification().optimizer
     options.name, options.weight_decay = "sgd", 1e-3
