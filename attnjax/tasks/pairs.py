@@ -10,6 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from attnjax.data.fingerprint import digest
+from attnjax.data.shard import Shard
+from attnjax.data.text import batching, corpus
 from attnjax.data.text import pipeline as text_pipeline
 from attnjax.data.text import vocabulary as text
 from attnjax.data.text.sources import PairSource
@@ -42,17 +44,17 @@ class TrainingPairs:
     @functools.cached_property
     def _batching(self):
         rows = row_multiple(self.config, self.config.accumulate)
-        return text_pipeline.Batching(**self.config.data.batching, row_multiple=rows)
+        return batching.Batching(**self.config.data.batching, row_multiple=rows)
 
     @functools.cached_property
     def _corpus(self):
         sampling = text.Sampling(**self.config.data.sampling)
-        return text_pipeline.training_corpus(self.pairs, self.vocabulary, sampling, self.config.seed)
+        return corpus.training_corpus(self.pairs, self.vocabulary, sampling, self.config.seed)
 
     @functools.cached_property
-    def layout(self) -> text_pipeline.Layout:
+    def layout(self) -> batching.Layout:
         """An epoch in numbers."""
-        return text_pipeline.train_layout(self._corpus, batching=self._batching, seed=self.config.seed)
+        return batching.train_layout(self._corpus, self._batching, seed=self.config.seed)
 
     def fingerprint(self) -> dict[str, str]:
         """What decides how sentences become batches; see `data.fingerprint`."""
@@ -76,12 +78,7 @@ class TrainingPairs:
     def batches(self, **options):
         """Returns this process's endless iterator, which can be checkpointed; see `text_pipeline.train_iterator`."""
         return text_pipeline.train_iterator(
-            self._corpus,
-            batching=self._batching,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **options,
+            self._corpus, self._batching, seed=self.config.seed, shard=_shard(), **options
         )
 
     def shapes(self, batch: text_pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
@@ -98,12 +95,15 @@ class TrainingPairs:
 def eval_batches(config: ConfigDict, vocabulary: text.Vocabulary, pairs: PairSource) -> Iterable[text_pipeline.Batch]:
     """Returns this process's batches of every pair once; see `text_pipeline.eval_batches`."""
     return text_pipeline.eval_batches(
-        text_pipeline.encode_pairs(pairs, vocabulary),
+        corpus.encode_pairs(pairs, vocabulary),
         max_tokens=config.data.eval_tokens,
         row_multiple=row_multiple(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        shard=_shard(),
     )
+
+
+def _shard():
+    return Shard(jax.process_index(), jax.process_count())
 
 
 def with_perplexity(means: dict[str, float]) -> dict[str, float]:

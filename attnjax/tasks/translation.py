@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from attnjax import data, models
-from attnjax.data.text import pipeline as text_pipeline
 from attnjax.data.text import vocabulary as text
+from attnjax.data.text.corpus import encode_pairs
 from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as text_metrics
@@ -155,7 +155,7 @@ class TranslationWorkload:
             self._check_lengths(self.sources["validation"])
 
     def _check_lengths(self, pairs):
-        encoded = text_pipeline.encode_pairs(pairs, self.vocabulary)
+        encoded = encode_pairs(pairs, self.vocabulary)
         longest = int(encoded.lengths.argmax())
         if encoded.lengths[longest] > self.limit:
             length, limit = encoded.lengths[longest], self.limit

@@ -6,7 +6,9 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import decoding, models
-from attnjax.data.text.pipeline import Batching, Pairs, Sentences, train_iterator
+from attnjax.data.text.batching import Batching
+from attnjax.data.text.corpus import Pairs, Sentences
+from attnjax.data.text.pipeline import train_iterator
 from attnjax.objectives.losses import SMOOTHINGS, token_losses
 from attnjax.objectives.sequence import Translation, next_tokens
 from attnjax.runs import log as metrics
@@ -139,7 +141,7 @@ def test_packed_pairs_have_the_loss_of_single_ones():
     found = {}
     for method in ("bucket", "pack"):
         batching = Batching(method, max_tokens=16 * 24, max_length=24, shapes=1)
-        batches, total = train_iterator(lambda epoch: pairs, batching=batching, seed=0), None
+        batches, total = train_iterator(lambda epoch: pairs, batching, seed=0), None
         while batches.get_state()["epoch"] == 0:
             batch = next(batches)
             assert ("target_segments" in batch) == (method == "pack")
