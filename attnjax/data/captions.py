@@ -1,4 +1,4 @@
-"""Random-access sources of images with text: captions, or sentence pairs that describe an image."""
+"""Images with text: captions, or sentence pairs that describe an image."""
 
 import dataclasses
 import re
@@ -11,8 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from attnjax.data.fingerprint import digest
-from attnjax.data.images.sources import CACHE_BYTES, ImageSource, decoded_images, list_images
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.format import ImageFormat, check_channels
+from attnjax.data.images.pipeline import training_batch
+from attnjax.data.images.sources import Decoding, EncodedImages, ImageSource, decoded_images, list_images
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.data.text.pipeline import Attach, Batch
 from attnjax.data.text.sources import PairSource, lines, open_pairs, read_text
 from attnjax.errors import UserError
 
@@ -24,10 +28,10 @@ _CAPTION_KEY = re.compile(r"(?P<image>.+)#\d+")
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """Images with texts: image i has the references `references[i]`, one or more, and perhaps a source sentence.
+    """Images with texts: image i has one or more references, `references[i]`, and possibly a source sentence.
 
-    `images` are as long as the rest; their labels mean nothing. `sources` is None where there is nothing to read but
-    the image. `name(index)` says for messages where an example comes from.
+    The labels of `images` are meaningless. `sources` is None if the image is the only input. `name(index)` is where an
+    example comes from, for messages.
     """
 
     languages: tuple[str, str]
@@ -40,14 +44,14 @@ class CaptionSource:
         return len(self.references)
 
     def content(self) -> str:
-        """Returns a digest of all sentences, and of the names and sizes of the images."""
+        """Returns a digest of all sentences and of the images' names and sizes."""
         references = [text for texts in self.references for text in (len(texts), *texts)]
         return digest([self.images.content(), *(self.sources or ()), *references])
 
     def pairs(self) -> tuple[PairSource, np.ndarray]:
-        """Returns a pair to learn from for each reference, and the example (P,) that each belongs to.
+        """Returns one training pair per reference, and the example, int `(P,)`, that each belongs to.
 
-        The source sentence is empty where there is none.
+        Without source sentences, those of the pairs are empty.
         """
         example = np.repeat(np.arange(len(self)), [len(texts) for texts in self.references])
         sources = [self.sources[i] if self.sources else "" for i in example]
@@ -55,38 +59,52 @@ class CaptionSource:
         return PairSource(self.languages, sources, targets, lambda index: self.name(example[index])), example
 
 
-def open_captions(
-    spec: str,
-    split: str,
-    *,
-    languages: tuple[str, str],
-    images: str = "",
-    image_lines: str = "",
-    channels: int = 3,
-    data_dir: str = "",
-    skip_corrupt: bool = False,
-    skip_blank: bool = False,
-) -> CaptionSource:
-    """Opens the images and texts that `spec` names.
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How images with text are opened.
 
-    `spec` is one of
-      `flickr8k:FOLDER`: Flickr8k (Hodosh et al. 2013) as it is published: Flickr8k.token.txt and
-          Flickr_8k.{train,dev,test}Images.txt, gzipped or not, in the folder or its Flickr8k_text; the images, of any
-          size, in images.zip, Flickr8k_Dataset.zip, or folders named so. Splits train, dev, test, by image;
-      `captions:FOLDER`: your own: SPLIT.tsv, gzipped or not, with lines `FILE TAB CAPTION`, as many as an image has
-          captions; FILE is looked for in the folder, or in its images.zip;
-      a source of parallel text (see `open_pairs`), with `images`, a folder or zip of files, and `image_lines`, a TSV
-          of lines `SPLIT TAB LINE TAB FILE`, LINE from 0: the pairs that have an image are the examples, each with one
-          reference. FILE may be a path, or a file's name where that is the only one of this name.
+    Attributes:
+        languages: of source and target, like ("image", "en") or ("en", "de").
+        images: with parallel text, the directory or zip file of the images.
+        image_lines: with parallel text, a TSV of lines `SPLIT TAB LINE TAB FILE`, LINE from 0. FILE is a path in
+            `images`, or a file name that occurs there only once.
+        data_dir: where TFDS data sets of parallel text are prepared.
+        channels: of the decoded images, 1 (grey) or 3 (RGB).
+        skip_corrupt: log corrupt images and mask them, instead of raising.
+        skip_blank: leave out blank captions, instead of raising.
+    """
 
-    `languages` are from and to, like ("image", "en") or ("en", "de"); `split` is TFDS's syntax, and slices count
-    images. The decoded images have `channels` and are kept in memory up to `sources.CACHE_BYTES`. A corrupt image is
-    a UserError that names it when it is read; with `skip_corrupt` it is grey, and logged. `data_dir` is where TFDS's
-    sets of parallel text are prepared.
+    languages: tuple[str, str]
+    images: str = ""
+    image_lines: str = ""
+    data_dir: str = ""
+    channels: int = 3
+    skip_corrupt: bool = False
+    skip_blank: bool = False
+
+    def __post_init__(self):
+        if len(self.languages) != 2:
+            raise UserError(f"data.languages={tuple(self.languages)}: it should be two, like ('image', 'en')")
+        check_channels(self.channels)
+
+
+def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSource:
+    """Opens the images and texts of a data set.
+
+    Args:
+        spec: one of
+            `flickr8k:FOLDER`: Flickr8k (Hodosh et al. 2013) as published: Flickr8k.token.txt and
+                Flickr_8k.{train,dev,test}Images.txt, gzipped or not, in the folder or its Flickr8k_text; the images,
+                of any size, in images.zip, Flickr8k_Dataset.zip, or folders of these names. Splits train, dev, test;
+            `captions:FOLDER`: your own SPLIT.tsv, gzipped or not, with a line `FILE TAB CAPTION` per caption; FILE is
+                in the folder, or in its images.zip;
+            a source of parallel text (see `open_pairs`), with `options.images` and `options.image_lines`: the pairs
+                that have an image are the examples, each with one reference.
+        split: in TFDS's syntax (see `splits`); slices count images.
 
     Raises:
-        UserError: a spec or split that is not to be had; an image that is missing or has no caption, a blank caption
-            (unless `skip_blank`), a damaged or misshapen file.
+        UserError: an unknown spec or split; a missing image, an image without a caption, a blank caption, a damaged or
+            malformed file; from `images.load`, a corrupt image.
     """
     kind, _, place = spec.partition(":")
     name, start, stop = parse_split(split)
@@ -94,12 +112,13 @@ def open_captions(
         folder = Path(place).expanduser()
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        found = _without_blanks(_KINDS[kind](folder, name), skip_blank)
-    elif images and image_lines:
-        if skip_blank:
+        found = _without_blanks(_KINDS[kind](folder, name), options.skip_blank)
+    elif options.images and options.image_lines:
+        if options.skip_blank:
             raise UserError("data.skip_blank would move the lines of text that data.image_lines counts; leave it out")
-        pairs = open_pairs(spec, name, source=languages[0], target=languages[1], data_dir=data_dir)
-        found = _of_pairs(pairs, Path(image_lines).expanduser(), name, Path(images).expanduser())
+        source, target = options.languages
+        pairs = open_pairs(spec, name, source=source, target=target, data_dir=options.data_dir)
+        found = _of_pairs(pairs, Path(options.image_lines).expanduser(), name, Path(options.images).expanduser())
     else:
         raise UserError(
             f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor a source of parallel text with "
@@ -110,8 +129,8 @@ def open_captions(
     check_not_empty(start, stop, count)
     part = slice(start, stop)
     return CaptionSource(
-        languages,
-        _open_images(found.images, found.files[part], channels, skip_corrupt),
+        options.languages,
+        _open_images(found.images, found.files[part], Decoding(options.channels, options.skip_corrupt)),
         found.sources and found.sources[part],
         found.texts[part],
         lambda index: found.names[start + int(index)],
@@ -119,18 +138,36 @@ def open_captions(
 
 
 def shuffled(source: CaptionSource) -> CaptionSource:
-    """Returns the examples with each other's images: example i gets that of one far from it, no one its own."""
+    """Returns the examples with their images permuted: each gets the image of a distant example, never its own."""
     others = (np.arange(len(source)) + max(1, len(source) // 2)) % len(source)
     images = source.images
     swapped = dataclasses.replace(images, load=lambda indices: images.load(others[np.asarray(indices)]))
     return dataclasses.replace(source, images=swapped)
 
 
+def training_images(
+    source: ImageSource, index: np.ndarray, image_format: ImageFormat, augmentation: Augmentation
+) -> Attach:
+    """Returns a function that adds augmented images to batches of pairs; pair i has the image `index[i]`.
+
+    Raises:
+        UserError: an augmentation that mixes or repeats images, which needs class labels.
+    """
+    if augmentation.mixes or augmentation.repeats > 1:
+        raise UserError("mixup, cutmix and repeats are for classes; a text cannot be mixed")
+
+    def attach(pairs: np.ndarray, rows: slice, rng: np.random.Generator) -> Batch:
+        images = np.where(pairs < 0, -1, index[pairs])
+        return {"image": training_batch(source, images, rows, rng, image_format, augmentation)["image"]}
+
+    return attach
+
+
 # Files
 
 
 class _Split(NamedTuple):
-    """A split as files tell of it: where the images are, and by example its file, texts, name, and perhaps source."""
+    """The files of a split: the place of the images, and per example its image file, texts, name and source, if any."""
 
     images: Path
     files: list[str]
@@ -199,7 +236,7 @@ def _of_pairs(pairs: PairSource, table: Path, split: str, images: Path) -> _Spli
 
 
 def _rows(path: Path, columns: int):
-    """Yields the number and the columns of each line of a TSV."""
+    """Yields the number, from 1, and the columns of each line of a TSV."""
     for number, line in enumerate(lines(read_text(path), str(path)), 1):
         row = [column.strip() for column in line.split("\t")]
         if len(row) != columns:
@@ -208,13 +245,15 @@ def _rows(path: Path, columns: int):
 
 
 def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
-    """Returns the image file of each line, from 0, that has one."""
+    """Returns a mapping from line numbers of the text, from 0, to image files."""
     found = {}
     for number, (name, line, file) in _rows(path, columns=3):
         if name != split:
             continue
         if not line.isdigit() or int(line) >= count:
-            raise UserError(f"{path} line {number}: '{line}' is no line of split '{split}', which has {count}, from 0")
+            raise UserError(
+                f"{path} line {number}: '{line}' is not a line of split '{split}', which has {count}, from 0"
+            )
         found[int(line)] = file
     if not found:
         raise UserError(f"{path} has no lines of split '{split}'")
@@ -233,8 +272,8 @@ def _without_blanks(found: _Split, skip: bool) -> _Split:
     )
 
 
-def _open_images(place: Path, files: Sequence[str], channels: int, skip_corrupt: bool) -> ImageSource:
-    """Returns an ImageSource of these files, which may be named by path or by a name of its own."""
+def _open_images(place: Path, files: Sequence[str], decoding: Decoding) -> ImageSource:
+    """Opens image files given by path or by unique file name."""
     names, read, sizes = list_images(place)
     there = set(names)
     counts = Counter(PurePosixPath(name).name for name in names)
@@ -246,13 +285,10 @@ def _open_images(place: Path, files: Sequence[str], channels: int, skip_corrupt:
             several = " (several files have this name: give the path)" if counts[file] > 1 else ""
             raise UserError(f"there is no image {file} in {place}{several}")
         paths.append(path)
-    return decoded_images(
-        (),
-        len(paths),
-        lambda index: (read(paths[index]), 0),
-        lambda index: f"{place}/{paths[index]}",
-        lambda: digest([*paths, *sizes(paths)]),
-        channels=channels,
-        skip_corrupt=skip_corrupt,
-        cache_bytes=CACHE_BYTES,
+    images = EncodedImages(
+        length=len(paths),
+        fetch=lambda index: (read(paths[index]), 0),
+        name=lambda index: f"{place}/{paths[index]}",
+        content=lambda: digest([*paths, *sizes(paths)]),
     )
+    return decoded_images(images, decoding)

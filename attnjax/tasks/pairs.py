@@ -107,6 +107,10 @@ def eval_batches(
     )
 
 
+def _shard():
+    return Shard(jax.process_index(), jax.process_count())
+
+
 def with_perplexity(means: dict[str, float]) -> dict[str, float]:
     """Returns the metrics and the perplexity of their loss, which is a mean over tokens."""
     return means | {"perplexity": math.exp(min(means["loss"], 100))}

@@ -139,7 +139,7 @@ def test_packed_pairs_have_the_loss_of_single_ones():
     found = {}
     for method in ("bucket", "pack"):
         batching = Batching(method, max_tokens=16 * 24, max_length=24, shapes=1)
-        batches, total = train_iterator(lambda epoch: pairs, batching=batching, seed=0), None
+        batches, total = train_iterator(lambda epoch: pairs, batching, seed=0), None
         while batches.get_state()["epoch"] == 0:
             batch = next(batches)
             assert ("target_segments" in batch) == (method == "pack")

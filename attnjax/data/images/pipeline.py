@@ -1,77 +1,58 @@
-"""Batches from sources: shuffled, augmented and shared out by process for training; each example once for evaluation.
+"""Batches of images: shuffled, augmented and sharded by process for training; every example once for evaluation.
 
-Grain prefetches and keeps the iterator's state; its elements are whole batches, because its cost per element would
-cap small images at a third of what NumPy can gather. A batch is a pure function of (seed, step), so that the state is
-the number of the next step, and any number of processes shares the same global batches.
+Grain prefetches and keeps the iterator's state. Its elements are entire batches: one Grain element per image would
+limit small images to a third of NumPy's throughput. A batch is a pure function of (seed, step), so the iterator's state
+is the next step, and any number of processes loads the same global batches.
 """
 
 import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import grain
 import numpy as np
 
-from attnjax.data.images.augment import (
-    INTERPOLATIONS,
-    RESIZES,
-    Augmentation,
-    check_choice,
-    color_jitter,
-    draw_erase_boxes,
-    draw_mix,
-    erase,
-    fit,
-    flip,
-    mix,
-    normalise,
-    pad_crop,
-    randaugment,
-    random_resized_crop,
-)
-from attnjax.data.images.sources import Images, ImageSource
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.batch_ops import draw_erase_boxes, draw_mix, erase, flip, mix, pad_crop
+from attnjax.data.images.format import ImageFormat, Images
+from attnjax.data.images.image_ops import color_jitter, randaugment, random_resized_crop
+from attnjax.data.images.sources import ImageSource
+from attnjax.data.shard import UNSHARDED, Shard
 from attnjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 THREADS = os.cpu_count() or 1
 
-# Keep the random streams of shuffling and of augmentation apart.
+# Separate random streams for shuffling and for augmentation.
 _SHUFFLE, _AUGMENT = 0, 1
 
 
 def train_iterator(
     source: ImageSource,
+    image_format: ImageFormat,
+    augmentation: Augmentation,
     *,
     batch_size: int,
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    augmentation: Augmentation,
     seed: int,
-    resize: str = "stretch",
-    interpolation: str = "bilinear",
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = THREADS,
+    shard: Shard = UNSHARDED,
 ) -> grain.DatasetIterator:
-    """Makes an endless iterator over this process's rows of shuffled, augmented batches.
+    """Returns an endless iterator over this process's rows of shuffled, augmented batches.
 
-    `batch_size` is the global one, B = batch_size / process_count the rows that come out: `image` `(B, H, W, C)`
-    float32, `label` `(B,)` int32, `mask` `(B,)` bool (False for a skipped corrupt image), and where `augmentation`
-    mixes, `label_other` `(B,)` int32 and `label_weight` `(B,)` float32, the weight of `label`.
+    `batch_size` is global; B = batch_size / shard.count rows come out: `image` `(B, H, W, C)` float32, `label` `(B,)`
+    int32, `mask` `(B,)` bool (False for a skipped corrupt image), and if `augmentation.mixes`, `label_other` `(B,)`
+    int32 and `label_weight` `(B,)` float32, the weight of `label`.
 
-    Every epoch is a new permutation by `seed`, and the next one follows without a gap, so batches may straddle them.
-    With `repeats` r a batch holds batch_size / r distinct images. The iterator has `get_state` and `set_state`, and
-    goes into `grain.checkpoint.CheckpointSave`; resumed, it gives the same bits.
+    Every epoch is a new permutation drawn from `seed`; batches may straddle epochs. With `repeats` r, a batch has
+    batch_size / r distinct images. The iterator has `get_state` and `set_state` and works with
+    `grain.checkpoint.CheckpointSave`; a resumed iterator returns the same bits.
 
     Raises:
-        UserError: sizes or choices that do not fit each other; while iterating, a corrupt image.
+        UserError: a batch size that does not fit `shard` or `augmentation`; while iterating, a corrupt image.
     """
-    rows = _process_rows(batch_size, process_index, process_count)
-    check_images(source.channels, image_size, mean, std, resize, interpolation)
+    rows = shard.rows(batch_size)
     _check_rows(augmentation, batch_size, rows)
     if seed < 0:
         raise UserError(f"seed is {seed}: it should be 0 or more")
@@ -79,64 +60,31 @@ def train_iterator(
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((seed, _AUGMENT, step))
-        return training_batch(
-            source,
-            indices(step),
-            rows,
-            rng,
-            augmentation,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            resize=resize,
-            interpolation=interpolation,
-        )
+        return training_batch(source, indices(step), rows, rng, image_format, augmentation)
 
-    dataset = grain.MapDataset.range(sys.maxsize).map(batch)
-    return iter(dataset.to_iter_dataset(_read_options(threads)))
+    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(_read_options()))
 
 
 def eval_batches(
-    source: ImageSource,
-    *,
-    batch_size: int,
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    resize: str = "stretch",
-    interpolation: str = "bilinear",
-    crop_fraction: float = 1.0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = THREADS,
+    source: ImageSource, image_format: ImageFormat, *, batch_size: int, shard: Shard = UNSHARDED
 ) -> Iterable[Batch]:
-    """Makes an iterable, which may be gone through again, over this process's rows of every example once, in order.
+    """Returns a re-iterable over this process's rows of every example once, in order.
 
-    Batches are as `train_iterator`'s; the last one is filled up with zero rows whose `mask` is False, so that all
-    have one shape and every process gets the same number. For `crop_fraction` see `images.fit`.
+    Batches are like those of `train_iterator`. The last one is padded with zero rows whose `mask` is False, so that all
+    batches have one shape and every process gets the same number.
 
     Raises:
-        UserError: sizes or choices that do not fit each other; while iterating, a corrupt image.
+        UserError: a batch size that does not fit `shard`; while iterating, a corrupt image.
     """
-    rows = _process_rows(batch_size, process_index, process_count)
-    check_images(source.channels, image_size, mean, std, resize, interpolation, crop_fraction)
+    rows = shard.rows(batch_size)
 
     def batch(step: int) -> Batch:
         start = step * batch_size
         indices = np.arange(start + rows.start, start + rows.stop)
-        return eval_batch(
-            source,
-            np.where(indices < len(source), indices, -1),
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            resize=resize,
-            interpolation=interpolation,
-            crop_fraction=crop_fraction,
-        )
+        return eval_batch(source, np.where(indices < len(source), indices, -1), image_format)
 
     steps = math.ceil(len(source) / batch_size)
-    return grain.MapDataset.range(steps).map(batch).to_iter_dataset(_read_options(threads))
+    return grain.MapDataset.range(steps).map(batch).to_iter_dataset(_read_options())
 
 
 # One batch
@@ -147,22 +95,19 @@ def training_batch(
     indices: np.ndarray,
     rows: slice,
     rng: np.random.Generator,
+    image_format: ImageFormat,
     augmentation: Augmentation,
-    *,
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    resize: str,
-    interpolation: str,
 ) -> Batch:
-    """Returns the `rows` of the global batch of `indices`, as `train_iterator` has it; `rng` draws for all of it."""
-    draws = _draw(augmentation, rng, len(indices), image_size)
+    """Returns `rows` of the global batch of `indices`, as in `train_iterator`; `rng` draws for the global batch.
+
+    An index of -1 is a row of zeros whose `mask` is False.
+    """
+    draws = _draw(augmentation, rng, len(indices), image_format.image_size)
     draws = {name: values[rows] for name, values in draws.items()}
     images, labels, mask = _load(source, indices[rows])
     rngs = [np.random.default_rng(value) for value in draws.get("seed", ())]
-    images = _geometry(images, draws, rngs, augmentation, image_size, resize, interpolation)
-    images = _colors(images, rngs, augmentation, mean, interpolation)
-    images = normalise(images, mean, std)
+    images = _geometry(images, draws, rngs, image_format, augmentation)
+    images = image_format.normalise(_colors(images, rngs, image_format, augmentation))
     if augmentation.erase:
         images = erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
     images[~mask] = 0
@@ -170,27 +115,16 @@ def training_batch(
     return batch | _mixed(batch, draws) if augmentation.mixes else batch
 
 
-def eval_batch(
-    source: ImageSource,
-    indices: np.ndarray,
-    *,
-    image_size: tuple[int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    resize: str,
-    interpolation: str,
-    crop_fraction: float,
-) -> Batch:
-    """Returns the images of `indices`, as `eval_batches` has them; -1 is a row of zeros, whose mask is False."""
+def eval_batch(source: ImageSource, indices: np.ndarray, image_format: ImageFormat) -> Batch:
+    """Returns the examples of `indices`, as in `eval_batches`; -1 is a row of zeros whose `mask` is False."""
     images, labels, mask = _load(source, indices)
-    images = _sized(images, image_size, lambda image: fit(image, image_size, resize, interpolation, crop_fraction))
-    images = normalise(images, mean, std)
+    images = image_format.normalise(image_format.fit_batch(images))
     images[~mask] = 0
     return {"image": images, "label": labels * mask, "mask": mask}
 
 
-def _load(source, indices):
-    """Reads images; in the place of -1 any, masked."""
+def _load(source: ImageSource, indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
+    """Loads examples; for -1 an arbitrary one, masked."""
     images, labels, mask = source.load(np.where(indices < 0, len(source) - 1, indices))
     return images, labels, mask & (indices >= 0)
 
@@ -199,7 +133,7 @@ def _load(source, indices):
 
 
 def _batch_indices(length: int, batch_size: int, repeats: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Returns the function from a step to the indices of its global batch."""
+    """Returns a function from a step to the indices of its global batch."""
     distinct = batch_size // repeats
 
     @functools.lru_cache(maxsize=4)  # prefetching threads may be in two epochs at once
@@ -209,20 +143,20 @@ def _batch_indices(length: int, batch_size: int, repeats: int, seed: int) -> Cal
     def indices(step: int) -> np.ndarray:
         epochs, places = np.divmod(np.arange(step * distinct, (step + 1) * distinct), length)
         parts = [permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        # Tiled, not repeated, so that mixup's neighbours are different images.
+        # Tiled, not repeated, so that the neighbours that mixup pairs are different images.
         return np.tile(np.concatenate(parts), repeats)
 
     return indices
 
 
-# What is done to them
+# Augmentation
 
 
 def _draw(
     augmentation: Augmentation, rng: np.random.Generator, batch_size: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Draws for the whole global batch what is vectorised, and a seed by row for what is done image by image."""
-    draws = {"seed": rng.integers(2**63, size=batch_size)} if _needs_row_generators(augmentation) else {}
+    """Draws for the global batch: the vectorised operations, and a seed per row for those done image by image."""
+    draws = {"seed": rng.integers(2**63, size=batch_size)} if augmentation.needs_row_generators else {}
     if augmentation.crop == "pad":
         draws["offset"] = rng.integers(2 * augmentation.pad + 1, size=(batch_size, 2))
     if augmentation.flip:
@@ -230,112 +164,51 @@ def _draw(
     if augmentation.erase:
         draws["erase"] = draw_erase_boxes(rng, batch_size, size, augmentation.erase)
     if augmentation.mixes:
-        pairs = draw_mix(
-            rng,
-            batch_size // 2,
-            size,
-            augmentation.mixup,
-            augmentation.cutmix,
-            augmentation.mix_switch,
-            augmentation.mix_probability,
-        )
+        pairs = draw_mix(rng, batch_size // 2, size, augmentation)
         draws["mix_weight"], draws["mix_box"] = (values.repeat(2, axis=0) for values in pairs)
     return draws
 
 
-def _needs_row_generators(augmentation: Augmentation) -> bool:
-    return (
-        augmentation.crop == "resized"
-        or augmentation.color_jitter > 0
-        or augmentation.randaugment_layers > 0
-        or (augmentation.erase > 0 and augmentation.erase_fill == "noise")
-    )
-
-
-def _geometry(images, draws, rngs, augmentation, size, resize, interpolation) -> np.ndarray:
+def _geometry(images, draws, rngs, image_format, augmentation) -> np.ndarray:
     if augmentation.crop == "resized":
-        crop = functools.partial(
-            random_resized_crop,
-            size=size,
-            scale=augmentation.scale,
-            ratio=augmentation.ratio,
-            interpolation=interpolation,
-        )
-        images = np.stack([crop(image, rng) for image, rng in zip(images, rngs, strict=True)])
+        pairs = zip(images, rngs, strict=True)
+        images = np.stack([random_resized_crop(image, rng, augmentation, image_format) for image, rng in pairs])
     else:
-        images = _sized(images, size, lambda image: fit(image, size, resize, interpolation))
+        images = image_format.fit_batch(images, train=True)
     if augmentation.crop == "pad":
         images = pad_crop(images, augmentation.pad, draws["offset"])
     return flip(images, draws["flip"]) if augmentation.flip else images
 
 
-def _sized(images: Images, size: tuple[int, int], fit_one: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Stacks images, each brought to `size`; arrays that have it already are taken as they are."""
-    if isinstance(images, np.ndarray) and images.shape[1:3] == tuple(size):
-        return images
-    return np.stack([fit_one(image) for image in images])
-
-
-def _colors(images, rngs, augmentation, mean, interpolation) -> np.ndarray:
+def _colors(images, rngs, image_format, augmentation) -> np.ndarray:
     if augmentation.color_jitter:
         pairs = zip(images, rngs, strict=True)
         images = np.stack([color_jitter(image, rng, augmentation.color_jitter) for image, rng in pairs])
     if augmentation.randaugment_layers:
-        change = functools.partial(
-            randaugment,
-            layers=augmentation.randaugment_layers,
-            magnitude=augmentation.randaugment_magnitude,
-            std=augmentation.randaugment_std,
-            fill=tuple(round(255 * value) for value in mean),
-            interpolation=interpolation,
-        )
-        images = np.stack([change(image, rng) for image, rng in zip(images, rngs, strict=True)])
+        pairs = zip(images, rngs, strict=True)
+        images = np.stack([randaugment(image, rng, augmentation, image_format) for image, rng in pairs])
     return images
 
 
 def _mixed(batch: Batch, draws: dict[str, np.ndarray]) -> Batch:
-    # A skipped image must not leak into its partner.
-    whole = batch["mask"].reshape(-1, 2).all(axis=1).repeat(2)
-    weights = np.where(whole, draws["mix_weight"], np.float32(1))
-    boxes = draws["mix_box"] * whole[:, None]
+    # The zeros of a skipped image must not reach its partner.
+    intact = batch["mask"].reshape(-1, 2).all(axis=1).repeat(2)
+    weights = np.where(intact, draws["mix_weight"], np.float32(1))
+    boxes = draws["mix_box"] * intact[:, None]
     image, label_other, label_weight = mix(batch["image"], batch["label"], weights, boxes)
     return {"image": image, "label_other": label_other, "label_weight": label_weight}
-
-
-# Arguments
-
-
-def _process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(f"batch_size is {batch_size}: it should be a multiple of the {process_count} process(es)")
-    count = batch_size // process_count
-    return slice(process_index * count, (process_index + 1) * count)
-
-
-def check_images(channels, image_size, mean, std, resize, interpolation, crop_fraction=1.0) -> None:
-    """Raises UserError if images cannot be brought to arrays so."""
-    if len(image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in image_size):
-        raise UserError(f"image_size is {image_size}: it should be (height, width) in pixels")
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            raise UserError(f"{name} has {len(values)} values: it should have 1 or {channels}, one by channel")
-    if min(std) <= 0:
-        raise UserError(f"std is {std}: it should be positive")
-    check_choice("resize", resize, RESIZES)
-    check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
-    if not 0 < crop_fraction <= 1 or (crop_fraction < 1 and resize == "stretch"):
-        raise UserError(
-            f"crop_fraction is {crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
-        )
 
 
 def _check_rows(augmentation: Augmentation, batch_size: int, rows: slice) -> None:
     repeats, count = augmentation.repeats, rows.stop - rows.start
     if batch_size % repeats or batch_size // repeats < 2 <= repeats:
-        raise UserError(f"batch_size is {batch_size}: with {repeats} repeats it should be a multiple, at least double")
+        raise UserError(
+            f"batch_size is {batch_size}: with {repeats} repeats it should be a multiple of {repeats}, "
+            f"and {2 * repeats} or more"
+        )
     if augmentation.mixes and count % 2:
-        raise UserError(f"mixup and cutmix pair images: {count} a process cannot be, make it an even number")
+        raise UserError(f"mixup and cutmix pair images: the rows per process should be even, not {count}")
 
 
-def _read_options(threads: int) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+def _read_options() -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)

@@ -1,12 +1,11 @@
-"""Random-access sources of labelled images: TFDS sets, folders and zips of class folders, IDX files."""
+"""Random-access sources of labelled images: TFDS data sets, directories and zips of class folders, IDX files."""
 
-import functools
 import gzip
 import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,11 +14,10 @@ import numpy as np
 
 from attnjax.data.fingerprint import digest, file_sizes
 from attnjax.data.images.decode import DAMAGE, decode_image
+from attnjax.data.images.format import Images, check_channels
 from attnjax.data.splits import check_not_empty, check_split, parse_split, position
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
-
-Images = np.ndarray | list[np.ndarray]
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
 CACHE_BYTES = 2**30
@@ -29,12 +27,12 @@ _IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Labelled images, read by index.
+    """Labelled images with random access.
 
     `load(indices)` returns `(images, labels, mask)`: images uint8, either one array `(B, H, W, C)` or a list of
-    `(H, W, C)` of any sizes; labels int32 `(B,)`; mask bool `(B,)`, False for a corrupt image that was skipped.
-    `name(index)` says for messages where one image comes from. `content()` is a digest of what can be told of the files
-    without decoding them: names, labels and sizes; of IDX files all they hold.
+    `(H, W, C)` of different sizes; labels int32 `(B,)`; mask bool `(B,)`, False for a corrupt image that was skipped.
+    `name(index)` is where an image comes from, for messages. `content()` is a digest of what is known without decoding:
+    the files' names, labels and sizes; of IDX files their full contents.
     """
 
     classes: tuple[str, ...]
@@ -57,41 +55,30 @@ def open_source(
     skip_corrupt: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSource:
-    """Opens the images that `spec` names.
+    """Opens the labelled images of a data set.
 
-    `spec` is one of
-      `tfds:NAME[/CONFIG][:VERSION]`: our own builders, prepared on first use, or a stock set that
-          `experiments/prepare.py` has prepared, both in `data_dir` (TFDS's default where empty);
-      `folder:PATH`: a directory or .zip of `SPLIT/CLASS/FILE`, or of `CLASS/FILE` with the split `all`;
-      `idx:PATH`: a directory of MNIST-named IDX files, gzipped or not, with the splits `train` and `test`.
-
-    `split` is TFDS's syntax for every kind: `train`, `train[:90%]`, `train[100:200]`, `train[-10%:]`. Slices with a
-    common bound are disjoint. Images in a folder are put in a fixed pseudo-random order first (it depends on their
-    number alone), as a slice of class-by-class order would hold only some of the classes.
-
-    `channels` is 1 (grey) or 3 (RGB): every image is converted. Decoded images are kept in memory up to
-    `cache_bytes`. A corrupt image is a UserError that names it; with `skip_corrupt` it is logged once and its mask
-    is False.
+    Args:
+        spec: one of
+            `tfds:NAME[/CONFIG][:VERSION]`: one of our own builders, prepared on first use, or a TFDS data set that
+                `experiments/prepare.py` has prepared, both in `data_dir` (default: TFDS's);
+            `folder:PATH`: a directory or .zip of `SPLIT/CLASS/FILE`, or of `CLASS/FILE` with the only split `all`;
+            `idx:PATH`: a directory of IDX files named like MNIST's, gzipped or not, with splits `train` and `test`.
+        split: in TFDS's syntax (see `splits`). Adjacent slices are disjoint. The images of a folder are first put in a
+            fixed pseudo-random order, which depends only on their number, so that slices contain all classes.
+        channels: 1 (grey) or 3 (RGB); every image is converted.
+        skip_corrupt: log a corrupt image once and return it with mask False, instead of raising.
+        cache_bytes: memory in which decoded images are kept.
 
     Raises:
-        UserError: a spec or split that is not to be had, unreadable or empty data.
+        UserError: an unknown spec or split, unreadable or empty data; from `load`, a corrupt image.
     """
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
     name, start, stop = parse_split(split)
-    decode = functools.partial(decoded_images, channels=channels, skip_corrupt=skip_corrupt, cache_bytes=cache_bytes)
-    source = _OPENERS[kind](place, name, channels=channels, decode=decode, data_dir=data_dir)
+    source = _OPENERS[kind](place, name, data_dir, Decoding(channels, skip_corrupt, cache_bytes))
     return _slice(source, position(start, len(source), 0, split), position(stop, len(source), len(source), split))
-
-
-def check_channels(channels: int) -> None:
-    if channels not in (1, 3):
-        raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
-
-
-# Splits
 
 
 def _slice(source: ImageSource, start: int, stop: int) -> ImageSource:
@@ -107,51 +94,61 @@ def _slice(source: ImageSource, start: int, stop: int) -> ImageSource:
 # Encoded images
 
 
-def decoded_images(
-    classes: tuple[str, ...],
-    length: int,
-    fetch: Callable[[int], tuple[bytes, int]],
-    name: Callable[[int], str],
-    content: Callable[[], str],
-    *,
-    channels: int,
-    skip_corrupt: bool,
-    cache_bytes: int,
-) -> ImageSource:
-    """Makes a source of `fetch(index) -> (encoded image, label)`."""
+@dataclass(frozen=True)
+class EncodedImages:
+    """Image files: `fetch(index)` returns the encoded image and its label. For the rest see `ImageSource`."""
+
+    length: int
+    fetch: Callable[[int], tuple[bytes, int]]
+    name: Callable[[int], str]
+    content: Callable[[], str]
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How encoded images are decoded; see `open_source`."""
+
+    channels: int = 3
+    skip_corrupt: bool = False
+    cache_bytes: int = CACHE_BYTES
+
+
+def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
+    """Returns a source that decodes images when they are loaded and caches them."""
     cache: dict[int, tuple[np.ndarray, int, bool]] = {}
-    room = cache_bytes
+    room = decoding.cache_bytes
 
     def example(index: int) -> tuple[np.ndarray, int, bool]:
-        # Threads may decode the same image twice or overfill the cache by an image; neither does harm.
+        # Threads may decode an image twice or exceed the cache by one image; both are harmless.
         nonlocal room
         if index in cache:
             return cache[index]
         try:
-            data, label = fetch(index)
-            found = decode_image(data, channels), label, True
+            data, label = encoded.fetch(index)
+            found = decode_image(data, decoding.channels), label, True
         except DAMAGE as error:
-            if not skip_corrupt:
-                raise UserError(f"cannot read image {name(index)}: {error}") from error
-            logging.warning("skipping image %s: %s", name(index), error)
-            found = np.zeros((1, 1, channels), np.uint8), 0, False
+            if not decoding.skip_corrupt:
+                raise UserError(f"cannot read image {encoded.name(index)}: {error}") from error
+            logging.warning("skipping image %s: %s", encoded.name(index), error)
+            found = np.zeros((1, 1, decoding.channels), np.uint8), 0, False
         if found[0].nbytes <= room:
             cache[index] = found
             room -= found[0].nbytes
         return found
 
-    def load(indices):
+    def load(indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
         examples = [example(index) for index in np.asarray(indices).tolist()]
         images, labels, mask = zip(*examples, strict=True) if examples else ((), (), ())
         return list(images), np.array(labels, np.int32), np.array(mask, bool)
 
-    return ImageSource(classes, channels, length, load, name, content)
+    return ImageSource(encoded.classes, decoding.channels, encoded.length, load, encoded.name, encoded.content)
 
 
 # TFDS
 
 
-def _open_tfds(dataset: str, split: str, *, decode: Callable, data_dir: str, **_) -> ImageSource:
+def _open_tfds(dataset: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
     import tensorflow_datasets as tfds
 
     builder = open_prepared(dataset, data_dir)
@@ -170,26 +167,29 @@ def _open_tfds(dataset: str, split: str, *, decode: Callable, data_dir: str, **_
         files = [Path(path) for path in info.splits[split].filepaths]
         return digest([info.full_name, *classes, *(file.name for file in files), *file_sizes(files)])
 
-    return decode(classes, len(records), fetch, lambda index: f"{info.full_name} {split}[{index}]", content)
+    images = EncodedImages(len(records), fetch, lambda index: f"{info.full_name} {split}[{index}]", content, classes)
+    return decoded_images(images, decoding)
 
 
 def _supervised_keys(info, dataset: str) -> tuple[str, str]:
     import tensorflow_datasets as tfds
 
     keys = info.supervised_keys or ("image", "label")
-    # By exact type: subclasses of Image hold videos or label maps.
+    # The exact type: subclasses of Image contain videos or label maps.
     kinds = [type(info.features[key]) for key in keys if key in info.features]
     if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
-        raise UserError(f"tfds:{dataset} is no image classification set: its features are {', '.join(info.features)}")
+        raise UserError(
+            f"tfds:{dataset} is not an image classification data set: its features are {', '.join(info.features)}"
+        )
     return keys
 
 
 # Folders and zips
 
 
-def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSource:
-    path = Path(place).expanduser()
-    names, read, sizes = list_images(path)
+def _open_folder(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
+    del data_dir
+    names, read, sizes = list_images(Path(place).expanduser())
     paths = [PurePosixPath(name) for name in names if not name.endswith("/")]
     files = _image_files([path for path in paths if _visible(path)], place)
     by_class = _class_folders(files, split, place)
@@ -207,22 +207,23 @@ def _open_folder(place: str, split: str, *, decode: Callable, **_) -> ImageSourc
         names = [str(file) for file, _ in examples]
         return digest([*names, *(label for _, label in examples), *sizes(names)])
 
-    return decode(classes, len(examples), fetch, lambda index: f"{place}/{examples[index][0]}", content)
+    images = EncodedImages(len(examples), fetch, lambda index: f"{place}/{examples[index][0]}", content, classes)
+    return decoded_images(images, decoding)
 
 
 class Listing(NamedTuple):
-    """The names in a directory or zip, those of folders with a slash at the end, and what reads a file.
+    """The names in a directory or zip file (those of folders end in a slash), and a function that reads a file.
 
-    `sizes(names)` tells files from changed ones of the same names; see `fingerprint.file_sizes`.
+    `sizes(names)` changes when files do, unlike their names; see `fingerprint.file_sizes`. A zip has checksums instead.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
-    sizes: Callable[[Sequence[str]], list[int]]
+    sizes: Callable[[Iterable[str]], list[int]]
 
 
 def list_images(path: Path) -> Listing:
-    """Lists a directory or zip."""
+    """Lists a directory or zip file; UserError if it is neither."""
     return _list_zip(path) if path.is_file() else _list_directory(path)
 
 
@@ -245,14 +246,14 @@ def _list_zip(path: Path) -> Listing:
 
 
 def _visible(path: PurePosixPath) -> bool:
-    # Hidden files and the folder __MACOSX are what desktops leave behind.
+    # Desktop systems leave hidden files and folders called __MACOSX.
     return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def _image_files(paths: list[PurePosixPath], place: str) -> list[PurePosixPath]:
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) > 1]
     if not images:
-        raise UserError(f"no images in {place}: they should lie in SPLIT/CLASS/FILE and end in .png, .jpg, ...")
+        raise UserError(f"no images in {place}: expected SPLIT/CLASS/FILE, with files ending in .png, .jpg, ...")
     if len(images) < len(paths):
         others = sorted(str(path) for path in set(paths) - set(images))
         logging.warning("%s: %d files are not images in class folders, such as %s", place, len(others), others[0])
@@ -260,11 +261,11 @@ def _image_files(paths: list[PurePosixPath], place: str) -> list[PurePosixPath]:
 
 
 def _class_folders(files: list[PurePosixPath], split: str, place: str) -> dict[str, list[PurePosixPath]]:
-    """Groups the files of a split by class; without split folders the split is called `all`."""
+    """Groups the files of a split by class; without split folders, the only split is `all`."""
     flat = [file for file in files if len(file.parts) == 2]
     if len(flat) == len(files):
         if split != "all":
-            raise UserError(f"{place} has no split folders, its images lie in CLASS/FILE: write the split as 'all'")
+            raise UserError(f"{place} has no split folders, only CLASS/FILE: write the split as 'all'")
         return _group(flat, level=0)
     if flat:
         raise UserError(f"{place} mixes SPLIT/CLASS/FILE with CLASS/FILE: move {flat[0]} into a class folder")
@@ -295,7 +296,8 @@ def _group(files: list[PurePosixPath], level: int) -> dict[str, list[PurePosixPa
 # IDX
 
 
-def _open_idx(place: str, split: str, *, channels: int, **_) -> ImageSource:
+def _open_idx(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
+    del data_dir
     check_split(split, _IDX_PREFIX, f"idx:{place}")
     folder = Path(place).expanduser()
     images_file = _idx_file(folder, f"{_IDX_PREFIX[split]}-images-idx3-ubyte")
@@ -306,13 +308,13 @@ def _open_idx(place: str, split: str, *, channels: int, **_) -> ImageSource:
         raise UserError(f"{images_file} has {len(images)} images but {labels_file} has {len(labels)} labels")
     classes = tuple(str(digit) for digit in range(max(10, labels.max(initial=0) + 1)))
 
-    def load(indices):
-        return images[indices].repeat(channels, axis=-1), labels[indices], np.ones(len(indices), bool)
+    def load(indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
+        return images[indices].repeat(decoding.channels, axis=-1), labels[indices], np.ones(len(indices), bool)
 
     def content():
         return digest([images.tobytes(), labels.tobytes()])
 
-    return ImageSource(classes, channels, len(images), load, lambda index: f"{images_file}[{index}]", content)
+    return ImageSource(classes, decoding.channels, len(images), load, lambda index: f"{images_file}[{index}]", content)
 
 
 def _idx_file(folder: Path, name: str) -> Path:
@@ -323,7 +325,7 @@ def _idx_file(folder: Path, name: str) -> Path:
 
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes: two zero bytes, 8, the rank, big-endian sizes, then the data."""
+    """Reads an IDX file of uint8: two zero bytes, 8, the rank, the sizes as big-endian uint32, then the data."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

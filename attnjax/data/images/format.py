@@ -1,0 +1,125 @@
+"""How images become model inputs: size, channels, resampling and normalisation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from attnjax.data.images.decode import DAMAGE, decode_image, from_pil, to_pil
+from attnjax.errors import UserError, nearest
+
+Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+RESIZES = ("stretch", "crop")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """The format of the images that a model takes, and how decoded images are brought to it.
+
+    Attributes:
+        image_size: height and width in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        mean, std: of pixels scaled to [0, 1], one value or one per channel.
+        resize: `stretch` resizes both sides; `crop` keeps the aspect ratio, resizes until the image covers
+            `image_size / crop_fraction`, and crops the centre. Both antialias.
+        interpolation: one of `INTERPOLATIONS`.
+        crop_fraction: of the evaluation's centre crop (`resize="crop"` only); training images are cropped with 1.
+
+    Raises:
+        UserError: an unknown choice, or a value out of range.
+    """
+
+    image_size: tuple[int, int]
+    channels: int = 3
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    resize: str = "crop"
+    interpolation: str = "bilinear"
+    crop_fraction: float = 1.0
+
+    def __post_init__(self):
+        check_channels(self.channels)
+        if len(self.image_size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.image_size):
+            raise UserError(f"image_size is {self.image_size}: it should be (height, width) in pixels")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise UserError(
+                    f"{name} has {len(values)} values: it should have 1 or {self.channels}, one per channel"
+                )
+        if min(self.std) <= 0:
+            raise UserError(f"std is {self.std}: it should be positive")
+        check_choice("resize", self.resize, RESIZES)
+        check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        if not 0 < self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.resize == "stretch"):
+            raise UserError(
+                f"crop_fraction is {self.crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return (*self.image_size, self.channels)
+
+    def fit(self, image: np.ndarray, *, train: bool = False) -> np.ndarray:
+        """Resizes and crops one image, uint8 `(H', W', C) -> (H, W, C)`, rounding the crop as torchvision does.
+
+        An image that already has the size is returned unchanged. `train` ignores `crop_fraction`.
+        """
+        (height, width), crop_fraction = self.image_size, 1.0 if train else self.crop_fraction
+        if image.shape[:2] == (height, width) and crop_fraction == 1:
+            return image
+        resample = INTERPOLATIONS[self.interpolation]
+        if self.resize == "stretch":
+            return from_pil(to_pil(image).resize((width, height), resample))
+        target_height, target_width = math.floor(height / crop_fraction), math.floor(width / crop_fraction)
+        scale = max(target_height / image.shape[0], target_width / image.shape[1])
+        # Rounding errors must not truncate the side that determines the scale to one pixel less.
+        new_height, new_width = (int(side * scale + 1e-6) for side in image.shape[:2])
+        resized = from_pil(to_pil(image).resize((new_width, new_height), resample))
+        top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+        return resized[top : top + height, left : left + width]
+
+    def fit_batch(self, images: Images, *, train: bool = False) -> np.ndarray:
+        """Fits every image and stacks them to `(B, H, W, C)`; an array that already has the size is returned as is."""
+        if isinstance(images, np.ndarray) and images.shape[1:3] == tuple(self.image_size):
+            return images
+        return np.stack([self.fit(image, train=train) for image in images])
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """Returns `(images / 255 - mean) / std` in float32 for uint8 images `(..., C)`."""
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        normalised = images * (1 / (255 * std)).astype(np.float32)
+        normalised += (-mean / std).astype(np.float32)
+        return normalised
+
+
+def read_image(path: Path, image_format: ImageFormat) -> np.ndarray:
+    """Reads an image file as evaluation sees it, `(H, W, C)` float32; UserError if it is missing or damaged."""
+    try:
+        image = decode_image(path.read_bytes(), image_format.channels)
+    except FileNotFoundError:
+        raise UserError(f"no image file '{path}'") from None
+    except DAMAGE as error:
+        raise UserError(f"cannot read image {path}: {error}") from error
+    return image_format.normalise(image_format.fit(image))
+
+
+def check_channels(channels: int) -> None:
+    """Raises UserError unless `channels` is 1 or 3."""
+    if channels not in (1, 3):
+        raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
+
+
+def check_choice(what: str, value: str, known: Sequence[str]) -> None:
+    """Raises UserError unless `value` is one of `known`."""
+    if value not in known:
+        raise UserError(f"unknown {what} '{value}': {nearest(str(value), known)}")
