@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from attnjax.data.fingerprint import digest
 from attnjax.data.text import pipeline
+from attnjax.data.text.batching import Batch, Batching, Layout, train_layout
+from attnjax.data.text.corpus import encode_pairs, training_corpus
 from attnjax.data.text.sources import PairSource
 from attnjax.data.text.vocabulary import Sampling, Vocabulary, load_vocabulary, train_vocabulary
 from attnjax.tasks.splits import this_shard
@@ -39,7 +41,7 @@ class TrainingPairs:
     pairs: PairSource
     vocabulary: Vocabulary
     vocabulary_kind: str
-    batching: pipeline.Batching
+    batching: Batching
     sampling: Sampling
     seed: int
 
@@ -48,17 +50,17 @@ class TrainingPairs:
         cls, config: ConfigDict, devices: Devices, vocabulary: Vocabulary, pairs: PairSource
     ) -> "TrainingPairs":
         data = config.data
-        batching = pipeline.Batching(**data.batching, row_multiple=row_multiple(devices, config.accumulate))
+        batching = Batching(**data.batching, row_multiple=row_multiple(devices, config.accumulate))
         return cls(pairs, vocabulary, data.vocabulary.kind, batching, Sampling(**data.sampling), config.seed)
 
     @functools.cached_property
     def _corpus(self):
-        return pipeline.training_corpus(self.pairs, self.vocabulary, self.sampling, self.seed)
+        return training_corpus(self.pairs, self.vocabulary, self.sampling, self.seed)
 
     @functools.cached_property
-    def layout(self) -> pipeline.Layout:
+    def layout(self) -> Layout:
         """The shapes and numbers of an epoch's batches."""
-        return pipeline.train_layout(self._corpus, self.batching, seed=self.seed)
+        return train_layout(self._corpus, self.batching, seed=self.seed)
 
     def fingerprint(self) -> dict[str, str]:
         """What decides how sentences become batches; see `Splits.fingerprint`."""
@@ -84,7 +86,7 @@ class TrainingPairs:
             self._corpus, self.batching, seed=self.seed, shard=this_shard(), **options
         )
 
-    def shapes(self, batch: pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    def shapes(self, batch: Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shapes of each kind of batch, of this process's rows, with the arrays that `batch` has."""
 
         def shape(name, x, rows, source, target):
@@ -97,10 +99,10 @@ class TrainingPairs:
 
 def eval_batches(
     pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int
-) -> Iterable[pipeline.Batch]:
+) -> Iterable[Batch]:
     """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
     return pipeline.eval_batches(
-        pipeline.encode_pairs(pairs, vocabulary),
+        encode_pairs(pairs, vocabulary),
         max_tokens=max_tokens,
         row_multiple=row_multiple(devices),
         shard=this_shard(),

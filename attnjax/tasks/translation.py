@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from attnjax import models
-from attnjax.data.text import pipeline
+from attnjax.data.text.corpus import encode_pairs
 from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary, save_vocabulary
 from attnjax.errors import UserError
@@ -174,7 +174,7 @@ class TranslationTask:
             self._check_lengths(self.data.validation)
 
     def _check_lengths(self, pairs):
-        encoded = pipeline.encode_pairs(pairs, self.vocabulary)
+        encoded = encode_pairs(pairs, self.vocabulary)
         longest = int(encoded.lengths.argmax())
         if encoded.lengths[longest] > self.limit:
             length, limit = encoded.lengths[longest], self.limit

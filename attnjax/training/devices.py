@@ -88,7 +88,7 @@ class Devices:
     # What runs on them
 
     def train_step(self, step: TrainStep) -> Callable[[PyTree, dict], tuple[PyTree, dict]]:
-        """Returns `step` compiled, (state, batch) -> (state, metrics). The state given is donated: its memory is reused."""
+        """Returns `step` compiled, (state, batch) -> (state, metrics); it donates the state, whose memory is reused."""
         compiled = self._compiled(step)
         return lambda state, batch: compiled(state, self._global(batch))
 

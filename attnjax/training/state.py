@@ -32,7 +32,7 @@ class TrainState:
 
 
 def create(objective, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool) -> TrainState:
-    """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; the same seed gives the same weights."""
+    """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; by a seed."""
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     params, model_state = objective.init(init_rng, example)
     return TrainState(
