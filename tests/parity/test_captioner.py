@@ -16,8 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import models
 from attnjax.decoding import Options
 from attnjax.objectives.sequence import Translation
-from attnjax.weights import transformer as text_weights
-from attnjax.weights import vit
+from attnjax.weights import marian, vit
 from attnjax.weights.naming import Format, from_published, to_published
 
 torch = pytest.importorskip("torch")
@@ -105,7 +104,7 @@ def make_models(encoder_width):
 def modules(model):
     """Returns our modules' paths -> theirs: those of a ViT and of a Marian, as `weights` has them, and the adapter."""
     encoder = {f"encoder/{ours}": name for ours, name in vit.HUGGINGFACE_5.modules(model.encoder).items()}
-    text = {f"text/{ours}": name for ours, name in text_weights.HUGGINGFACE.format.modules(model.text).items()}
+    text = {f"text/{ours}": name for ours, name in marian.HUGGINGFACE.format.modules(model.text).items()}
     return {
         **{ours: name.replace("vit.", "encoder.", 1) for ours, name in encoder.items()},
         **{ours: f"decoder.{name}" for ours, name in text.items()},
