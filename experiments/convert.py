@@ -1,13 +1,14 @@
-"""Makes a run folder from published weights, or Hugging Face weights from a run folder.
+"""Converts published weights to a run folder, or a run folder to Hugging Face weights.
 
 python experiments/convert.py WEIGHTS --config configs/X.py --workdir runs/x [--classes cat,dog] [--config.a.b=v]
 python experiments/convert.py runs/x --huggingface OUT_FOLDER [--checkpoint best]
 
-WEIGHTS is a .npz (Google), .safetensors or torch file, or a folder as Hugging Face's. The config's model must be the
-weights' model; what does not fit is listed. Use the run folder with evaluate.py and predict.py, or --config.init_from.
+WEIGHTS is a .npz (Google), .safetensors or torch file, or a Hugging Face folder. The config's model must be the
+weights' model; every mismatch is listed. Use the run folder with evaluate.py and predict.py, or --config.init_from.
 
---huggingface writes a ViT, a Swin, or a Transformer that translates, with its subwords, whose ids stay the run's. What
-transformers' class cannot compute is refused: its Marian has norm=post, positions=concatenated and epsilon=1e-5.
+--huggingface writes a ViT, a Swin, or a Transformer for translation with its subwords (token ids stay the run's). A
+model that transformers' class cannot compute is refused: its Marian has norm=post, positions=concatenated and
+epsilon=1e-5.
 """
 
 import argparse
@@ -17,20 +18,20 @@ from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.runs import folder as run
-from attnjax.runs import initialise as transfer
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.initialise import load
 from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import published
+from attnjax.weights import huggingface, published
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="weights, or with --huggingface a run folder")
+    parser.add_argument("source", type=Path, help="weights; with --huggingface, a run folder")
     parser.add_argument("--config", help="config file of the weights' model")
     parser.add_argument("--workdir", type=Path, help="the run folder to write")
     parser.add_argument(
-        "--classes", help="names of the classes, by commas; default: config.json's id2label, or 0,1,..."
+        "--classes", help="class names, separated by commas; default: id2label of config.json, or 0,1,..."
     )
     parser.add_argument(
         "--huggingface", type=Path, metavar="FOLDER", help="the folder to write Hugging Face weights to"
@@ -39,7 +40,7 @@ def main() -> None:
     args = cli.parse_args(parser)
     if args.huggingface:
         if args.config or args.workdir or args.classes or args.overrides:
-            raise UserError("--huggingface takes a run folder, whose config and classes hold; leave other options out")
+            raise UserError("--huggingface uses the config and classes of the run folder; leave other options out")
         export_run(args.source, args.checkpoint, args.huggingface)
     elif args.config and args.workdir:
         config = config_lib.load(args.config)
@@ -52,7 +53,16 @@ def main() -> None:
 def export_run(workdir: Path, checkpoint: str, folder: Path) -> None:
     """Writes a run's weights as Hugging Face's."""
     trained = run.open_run(workdir, checkpoint)
-    readers = published.to_huggingface(folder, trained.workload, trained.params)
+    config, model = trained.config, trained.task.model
+    huggingface.check_writable(config.model.name)
+    if config.task == "translation":
+        languages = tuple(config.data.languages)
+        readers = huggingface.write_translator(folder, model, trained.params, trained.workload.vocabulary, languages)
+    else:
+        shape = (*config.data.image_size, config.data.channels)
+        readers = huggingface.write_classifier(
+            folder, config.model.name, model, trained.params, trained.workload.classes, shape
+        )
     print(f"{folder}: weights of step {trained.step:,} for transformers' {readers}")
 
 
@@ -60,12 +70,12 @@ def import_weights(source: Path, config, workdir: Path, class_names: str | None)
     """Writes published weights as a run folder at step 0."""
     if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
-    weights = published.read(source, config)
+    weights = published.read(source, config.model, (*config.data.image_size, config.data.channels))
     classes = _classes(weights, class_names)
     workload = ClassificationWorkload(config, classes)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=0))
     fresh = run.create_state(workload, optimizer)
-    converted, report = transfer.load(fresh, weights, config)
+    converted, report = load(fresh, weights, config)
     checkpoints = Checkpoints(workdir, config.best_metric)
     checkpoints.save_weights(converted)
     checkpoints.close()
@@ -77,7 +87,7 @@ def import_weights(source: Path, config, workdir: Path, class_names: str | None)
 
 def _classes(weights, names):
     if not weights.num_classes:
-        raise UserError(f"'{weights.source}' has no head to evaluate; train one on it: --config.init_from")
+        raise UserError(f"'{weights.source}' has no head to evaluate; train one from it with --config.init_from")
     if names is None:
         return weights.classes or tuple(str(i) for i in range(weights.num_classes))
     classes = tuple(names.split(","))

@@ -1,29 +1,19 @@
-"""The format of CrossViT checkpoints: IBM's and timm's, which differ in the names of tokens and positions only."""
+"""The format of CrossViT checkpoints: IBM's and timm's, which differ only in the names of tokens and positions."""
 
 import re
 
 from attnjax.models.crossvit import CrossViT
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format
-from attnjax.weights.vit import split_qkv
+from attnjax.weights.naming import Format, split_qkv
+from attnjax.weights.vit import TIMM_BLOCK
 
 
 def _prepare(arrays: Arrays) -> Arrays:
-    """Names IBM's arrays, "pos_embed.0" and "cls_token.0", as timm does, and cuts fused projections."""
+    """Names IBM's arrays, "pos_embed.0" and "cls_token.0", as timm does, and splits fused projections."""
     return split_qkv({re.sub(r"^(pos_embed|cls_token)\.", r"\1_", name): array for name, array in arrays.items()})
 
 
-_IN_BLOCK = {
-    "norm1": "norm1",
-    "attention/query": "attn.query",
-    "attention/key": "attn.key",
-    "attention/value": "attn.value",
-    "attention/out": "attn.proj",
-    "norm2": "norm2",
-    "mlp/fc1": "mlp.fc1",
-    "mlp/fc2": "mlp.fc2",
-}
-# {b} is the branch whose class token it is; of the other's width are its norm and attention.
+# {b} is the branch of the class token; its norm and attention have the other branch's width.
 _IN_FUSION = {
     "project/norm": "projs.{b}.0",
     "project/linear": "projs.{b}.2",
@@ -50,7 +40,7 @@ def _modules(model: CrossViT) -> dict[str, str]:
         for s in range(model.stages):
             for i in range(depth):
                 block = f"stage{s + 1}_branch{b + 1}_block{i + 1}/"
-                names |= {block + ours: f"blocks.{s}.blocks.{b}.{i}.{theirs}" for ours, theirs in _IN_BLOCK.items()}
+                names |= {block + ours: f"blocks.{s}.blocks.{b}.{i}.{theirs}" for ours, theirs in TIMM_BLOCK.items()}
             fusion = f"stage{s + 1}_fusion{b + 1}/"
             names |= {fusion + ours: f"blocks.{s}.{theirs.format(b=b)}" for ours, theirs in _IN_FUSION.items()}
     return names

@@ -1,24 +1,94 @@
-"""Writing a folder that transformers' from_pretrained loads."""
+"""Writes our models as folders that transformers' `from_pretrained` loads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 from sentencepiece import SentencePieceProcessor
 
 from attnjax.data.text.vocabulary import Vocabulary
 from attnjax.errors import UserError
+from attnjax.models.transformer import Transformer
+from attnjax.weights import marian, swin, vit
 from attnjax.weights.files import Arrays
 
+# The models that transformers can compute -> what makes their files, and transformers' classes that read these.
+WRITERS: dict[str, tuple[Callable, str]] = {
+    "vit": (vit.to_huggingface, "ViTForImageClassification"),
+    "swin": (swin.to_huggingface, "SwinForImageClassification"),
+    "transformer": (marian.to_huggingface, "MarianMTModel and MarianTokenizer"),
+}
 
-def save_model(folder: str | Path, arrays: Arrays, files: Mapping[str, Any]) -> None:
-    """Writes model.safetensors, and beside it `files`, name -> what is in it as JSON.
 
-    UserError if the folder holds weights already.
+def check_writable(name: str) -> None:
+    """Raises UserError unless there is a writer for models of this `name` in the registry."""
+    if name not in WRITERS:
+        raise UserError(f"Hugging Face's formats are not written for {name}, only for: {', '.join(WRITERS)}")
+
+
+def write_classifier(
+    folder: str | Path,
+    name: str,
+    model: nn.Module,
+    params: Mapping[str, Any],
+    classes: tuple[str, ...],
+    image_shape: tuple[int, int, int],
+) -> str:
+    """Writes model.safetensors and config.json; returns the name of transformers' class that reads them.
+
+    `name` is the model's in the registry, `params` are nested, `image_shape` is (H, W, C). Array names are those of
+    transformers 4, as on the Hub; version 5 reads them too. UserError if transformers cannot compute this model for
+    these images, or the folder already holds weights.
     """
-    folder = Path(folder)
+    check_writable(name)
+    make, reader = WRITERS[name]
+    height, width, channels = image_shape
+    arrays, description = make(model, _flat(params), (height, width))
+    description = (
+        {"architectures": [reader]}
+        | description
+        | {
+            "dtype": "float32",
+            "image_size": height if height == width else [height, width],
+            "num_channels": channels,
+            "id2label": {str(i): label for i, label in enumerate(classes)},
+            "label2id": {label: i for i, label in enumerate(classes)},
+        }
+    )
+    save_model(Path(folder), arrays, {"config.json": description})
+    return reader
+
+
+def write_translator(
+    folder: str | Path,
+    model: nn.Module,
+    params: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    languages: tuple[str, str],
+) -> str:
+    """Writes a Transformer as a Marian with its subwords; returns the names of transformers' classes that read it.
+
+    Token ids stay ours. `languages` are (source, target). UserError if Marian cannot compute this model, or the folder
+    already holds weights.
+    """
+    check_writable("transformer" if isinstance(model, Transformer) else type(model).__name__.lower())
+    make, readers = WRITERS["transformer"]
+    save_model(Path(folder), *make(model, _flat(params)))
+    _save_tokenizer(Path(folder), vocabulary, languages, model.max_length)
+    return readers
+
+
+def _flat(params):
+    return {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
+
+
+def save_model(folder: Path, arrays: Arrays, files: Mapping[str, Any]) -> None:
+    """Writes model.safetensors and JSON `files`, {name: content}; UserError if the folder already holds weights."""
     if (folder / "model.safetensors").exists():
         raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,39 +96,12 @@ def save_model(folder: str | Path, arrays: Arrays, files: Mapping[str, Any]) -> 
     _save_json(folder, files)
 
 
-def save_classifier(
-    folder: str | Path,
-    arrays: Arrays,
-    description: dict[str, Any],
-    classes: tuple[str, ...],
-    image_size: tuple[int, int],
-    channels: int,
-) -> None:
-    """Writes model.safetensors and config.json: `description` and what all image classifiers say.
-
-    `image_size` is (height, width). UserError if the folder holds weights already.
-    """
-    height, width = image_size
-    description = description | {
-        "dtype": "float32",
-        "image_size": height if height == width else [height, width],
-        "num_channels": channels,
-        "id2label": {str(i): name for i, name in enumerate(classes)},
-        "label2id": {name: i for i, name in enumerate(classes)},
-    }
-    save_model(folder, arrays, {"config.json": description})
-
-
-def save_tokenizer(folder: str | Path, vocabulary: Vocabulary, languages: tuple[str, str], max_length: int) -> None:
-    """Writes what transformers' MarianTokenizer.from_pretrained loads; its ids are the vocabulary's.
-
-    `languages` are from and to; `max_length` is the model's, in subwords with eos.
-    """
-    folder = Path(folder)
+def _save_tokenizer(folder: Path, vocabulary: Vocabulary, languages: tuple[str, str], max_length: int) -> None:
+    """Writes what MarianTokenizer.from_pretrained loads; `max_length` counts subwords including eos."""
     sides = {"source": vocabulary.source, "target": vocabulary.target}
     for name, side in sides.items():
         (folder / f"{name}.spm").write_bytes(side.serialized_model_proto())
-    files = {"vocab.json": _ids(vocabulary.source)}
+    files: dict[str, Any] = {"vocab.json": _ids(vocabulary.source)}
     if not vocabulary.joint:
         files["target_vocab.json"] = _ids(vocabulary.target)
     files["tokenizer_config.json"] = {
@@ -67,7 +110,7 @@ def save_tokenizer(folder: str | Path, vocabulary: Vocabulary, languages: tuple[
         "target_lang": languages[1],
         "separate_vocabs": not vocabulary.joint,
         "model_max_length": max_length,
-        "bos_token": "<s>",  # the decoder's first; not to be seen in a translation
+        "bos_token": "<s>",  # the decoder starts from it; marked special so that decoding drops it
         "clean_up_tokenization_spaces": False,
     }
     _save_json(folder, files)
@@ -77,6 +120,6 @@ def _ids(model: SentencePieceProcessor) -> dict[str, int]:
     return {model.id_to_piece(i): i for i in range(model.get_piece_size())}
 
 
-def _save_json(folder, files):
+def _save_json(folder: Path, files: Mapping[str, Any]) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""How published files name and lay out arrays: from their names to our variables and back.
+"""How published files name and lay out arrays, and the conversion of their arrays to our variables and back.
 
-A family of files is one `Format`, in the file of its model: mostly a table from our module paths to theirs.
-Variables are flat here: "params/block0/norm1/scale", "batch_stats/stem_norm/mean".
+A `Format` describes one family of files; it is defined in the module of its model, mostly as a table from our module
+paths to the family's. Our variables are flat here: "params/block0/norm1/scale", "batch_stats/stem_norm/mean".
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ from attnjax.errors import UserError
 from attnjax.weights.files import Arrays
 
 Shape = tuple[int, ...]
-# Names torch gives to what flax calls so.
+Settings = dict[str, tuple[str, tuple]]
+# flax's parameter names -> torch's.
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Activations that Hugging Face calls by several names; the first is what we write.
+# Our activations -> Hugging Face's names for them, of which we write the first.
 HUGGINGFACE_ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
     "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_python_tanh"),
@@ -29,8 +30,8 @@ HUGGINGFACE_ACTIVATIONS = {
 }
 
 
-def same_settings(model: nn.Module) -> dict[str, tuple[str, tuple]]:
-    """The `settings` of a format that has no description."""
+def no_settings(model: nn.Module) -> Settings:
+    """Returns the `settings` of a format whose files do not describe the model."""
     return {}
 
 
@@ -39,27 +40,27 @@ class Format:
     """How one family of files names and lays out the arrays of a model."""
 
     name: str
-    marker: str  # a regular expression: every such file has a name that matches, no file of another format has
-    modules: Callable[[nn.Module], Mapping[str, str]]  # our module path (or an array's) -> theirs
-    prepare: Callable[[Arrays], Arrays] = dict  # brings the variants of the family into one
-    torch: bool = True  # kernels as torch lays them out; else as flax does
-    resize_rule: str = "bicubic_antialias"  # by which the family resizes position tables
-    # What config.json must say for the model to compute the same: field -> (what the model has, accepted values).
-    settings: Callable[[nn.Module], dict[str, tuple[str, tuple]]] = same_settings
-    described_in: str = "config.json"  # where the family says such things
+    marker: str  # regular expression that matches a name in each file of the family, and in no other family's
+    modules: Callable[[Any], Mapping[str, str]]  # model -> {our module path (or parameter path): the family's}
+    prepare: Callable[[Arrays], Arrays] = dict  # renames and splits arrays so that all variants of the family agree
+    torch: bool = True  # torch's kernel layouts and parameter names, else flax's
+    resize_rule: str = "bicubic_antialias"  # how the family resizes position tables; see nn.positions.RESIZE_RULES
+    # What config.json must say for the model to compute the same: {field: (what our model has, accepted values)}.
+    settings: Callable[[Any], Settings] = no_settings
+    described_in: str = "config.json"  # where the family's files state the settings
 
 
 def detect(arrays: Arrays, formats: Iterable[Format], where: str) -> Format:
-    """Returns the format whose marker is among the names; UserError naming the file `where` if none is."""
+    """Returns the first format whose marker matches a name; UserError naming the file `where` if none does."""
     for candidate in formats:
         if any(re.search(candidate.marker, name) for name in arrays):
             return candidate
     known = ", ".join(candidate.name for candidate in formats)
-    raise UserError(f"'{where}' is named as none of: {known}; its arrays: {_some(sorted(arrays))}")
+    raise UserError(f"the arrays of '{where}' follow no known naming ({known}): {_first_three(sorted(arrays))}")
 
 
 def from_published(arrays: Arrays, fmt: Format, model: nn.Module, shapes: Mapping[str, Shape], where: str) -> Arrays:
-    """Returns our flat variables, of `shapes`, from prepared arrays; UserError listing all that does not fit."""
+    """Returns our flat variables, of the given `shapes`, from prepared arrays; UserError listing every mismatch."""
     names = published_names(fmt, model, shapes)
     wanted = {names[path]: _published_shape(fmt, path, shape) for path, shape in shapes.items()}
     check_fit({name: array.shape for name, array in arrays.items()}, wanted, where)
@@ -67,13 +68,13 @@ def from_published(arrays: Arrays, fmt: Format, model: nn.Module, shapes: Mappin
 
 
 def to_published(variables: Arrays, fmt: Format, model: nn.Module) -> Arrays:
-    """Returns arrays by the format's names and in its layout; the inverse of `from_published`."""
+    """Returns flat variables under the format's names and in its layout; the inverse of `from_published`."""
     names = published_names(fmt, model, variables)
     return {name: np.ascontiguousarray(_to_layout(fmt, path, variables[path])) for path, name in names.items()}
 
 
 def published_names(fmt: Format, model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
-    """Returns our flat path -> the format's name; where the format has no such module, our own."""
+    """Returns {our flat path: the format's name}; a module that the format does not have keeps our name."""
     modules = fmt.modules(model)
 
     def name(path):
@@ -88,20 +89,20 @@ def published_names(fmt: Format, model: nn.Module, paths: Iterable[str]) -> dict
 
 
 def check_fit(found: Mapping[str, Shape], wanted: Mapping[str, Shape], where: str) -> None:
-    """Raises UserError unless `found` has the names and shapes `wanted`; one line with up to three of each kind."""
+    """Raises UserError unless names and shapes agree: one line with up to three examples of each kind of mismatch."""
     changed = [n for n in wanted if n in found and tuple(found[n]) != tuple(wanted[n])]
     problems = {
         "missing": sorted(wanted.keys() - found.keys()),
-        "left over": sorted(found.keys() - wanted.keys()),
-        "of another shape": [f"{n} {tuple(found[n])} for {tuple(wanted[n])}" for n in changed],
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of the wrong shape": [f"{n} {tuple(found[n])} instead of {tuple(wanted[n])}" for n in changed],
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
-        raise UserError(f"'{where}' does not fit the model: {said}")
+        listed = "; ".join(f"{len(names)} {kind}: {_first_three(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"'{where}' does not fit the model: {listed}")
 
 
 def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any], where: str) -> None:
-    """Raises UserError if the file's config.json, or what it has for one, describes another computation than ours."""
+    """Raises UserError if the file's config.json, or its equivalent, describes a different computation from ours."""
     for field, (ours, accepted) in fmt.settings(model).items():
         value = description.get(field, accepted[0])
         if value not in accepted:
@@ -110,7 +111,31 @@ def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any]
             )
 
 
-def _some(names):
+def check_expressible(huggingface_class: str, problems: Mapping[str, bool]) -> None:
+    """Raises UserError listing the `problems` that are true of a model: a transformers class cannot compute it."""
+    if found := [name for name, is_true in problems.items() if is_true]:
+        raise UserError(f"Hugging Face's {huggingface_class} cannot express this model: {', '.join(found)}")
+
+
+def name_bare_model(arrays: Arrays, prefix: str) -> Arrays:
+    """Renames the arrays of a bare transformers model ("vit.") to their names in its ForImageClassification class."""
+    inside = (prefix, "classifier.")
+    return {name if name.startswith(inside) else prefix + name: array for name, array in arrays.items()}
+
+
+def split_qkv(arrays: Arrays) -> Arrays:
+    """Splits each fused projection (rows q, k, v) into three arrays, with "query", "key" and "value" for "qkv"."""
+    result = {}
+    for name, array in arrays.items():
+        if "qkv" not in name:
+            result[name] = array
+            continue
+        for part, rows in zip(("query", "key", "value"), np.array_split(array, 3), strict=True):
+            result[name.replace("qkv", part)] = rows
+    return result
+
+
+def _first_three(names):
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
@@ -118,7 +143,7 @@ def _to_layout(fmt, path, array):
     if not fmt.torch:
         return array
     if path.endswith("attention/out/kernel"):
-        array = array.reshape(-1, array.shape[-1])  # (heads, d, D): two axes go in
+        array = array.reshape(-1, array.shape[-1])  # (heads, d, D): its first two axes are inputs
     if path.endswith("kernel"):
         return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.reshape(array.shape[0], -1).T
     return array.reshape(-1) if path.endswith("bias") else array

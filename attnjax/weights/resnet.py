@@ -1,12 +1,14 @@
 """The formats of ResNet checkpoints: torchvision (and timm), Hugging Face."""
 
+from collections.abc import Iterator
+
 from attnjax.models.cnn import ResNet
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format
+from attnjax.weights.naming import Format, Settings, name_bare_model
 
 
-def _blocks(model: ResNet):
-    """Yields (our path, stage from 0, block from 0) of each residual block."""
+def _blocks(model: ResNet) -> Iterator[tuple[str, int, int]]:
+    """Yields (our path, stage, block) of each residual block, counting from 0."""
     for stage, blocks in enumerate(model.blocks):
         for block in range(blocks):
             yield f"stage{stage + 1}_block{block + 1}", stage, block
@@ -40,15 +42,12 @@ def _drop_counters(arrays: Arrays) -> Arrays:
 
 
 def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    """Names a bare ResNetModel's arrays as they are in a ResNetForImageClassification."""
-    inside = ("resnet.", "classifier.")
-    arrays = _drop_counters(arrays)
-    return {name if name.startswith(inside) else f"resnet.{name}": array for name, array in arrays.items()}
+    return name_bare_model(_drop_counters(arrays), "resnet.")
 
 
-def _huggingface_settings(model: ResNet):
+def _huggingface_settings(model: ResNet) -> Settings:
     return {
-        "downsample_in_bottleneck": ("its stride on the 3x3 convolution (False)", (False,)),
+        "downsample_in_bottleneck": ("its stride in the 3x3 convolution (False)", (False,)),
         "downsample_in_first_stage": ("no stride in the first stage (False)", (False,)),
         "hidden_act": ("relu", ("relu",)),
     }

@@ -1,26 +1,22 @@
 """The formats of Swin checkpoints: Microsoft, timm, Hugging Face (both namings)."""
 
 import math
-from pathlib import Path
-
-import numpy as np
-from flax.traverse_util import flatten_dict
+from typing import Any
 
 from attnjax.errors import UserError
 from attnjax.models.swin import EPSILON, Swin, padded_grid
 from attnjax.weights.files import Arrays
-from attnjax.weights.huggingface import save_classifier
-from attnjax.weights.naming import Format, to_published
-from attnjax.weights.vit import split_qkv
+from attnjax.weights.naming import Format, Settings, check_expressible, name_bare_model, split_qkv, to_published
+from attnjax.weights.vit import HUGGINGFACE_5_BLOCK, TIMM_BLOCK
 
 _TABLE = "relative_position_bias_table"
-_BUFFERS = ("relative_position_index", "attn_mask")  # made from the sizes; we make our own
+_BUFFERS = ("relative_position_index", "attn_mask")  # functions of the sizes; we compute our own
 
 
 def _modules(layer: str, in_block: dict[str, str], outside: dict[str, str], merging_before: int):
-    """Returns a format's `modules`; `layer` is their path of stage {s}.
+    """Returns a format's `modules`; `layer` is the family's path to stage {s}.
 
-    Merging stands at the end of the stage before, or at the start of its own: `merging_before` is 1 or 0.
+    Patch merging belongs to the stage before it (`merging_before` 1) or to the stage it opens (0).
     """
 
     def modules(model: Swin) -> dict[str, str]:
@@ -38,7 +34,7 @@ def _modules(layer: str, in_block: dict[str, str], outside: dict[str, str], merg
 
 
 def _square_tables(arrays: Arrays) -> Arrays:
-    """Drops buffers, and gives tables of relative positions, (side**2, heads), the form (side, side, heads)."""
+    """Drops buffers and reshapes tables of relative positions: (side**2, heads) -> (side, side, heads)."""
     kept = {name: array for name, array in arrays.items() if not name.endswith(_BUFFERS)}
     for name, array in kept.items():
         if name.endswith(_TABLE) and array.ndim == 2:
@@ -50,7 +46,7 @@ def _square_tables(arrays: Arrays) -> Arrays:
 
 
 def flat_tables(arrays: Arrays) -> Arrays:
-    """Returns arrays with their tables of relative positions as files have them: (rows * columns, heads)."""
+    """Reshapes tables of relative positions as in the files: (rows, columns, heads) -> (rows * columns, heads)."""
     return {
         name: array.reshape(-1, array.shape[-1]) if name.endswith(_TABLE) else array for name, array in arrays.items()
     }
@@ -61,13 +57,10 @@ def _timm_prepare(arrays: Arrays) -> Arrays:
 
 
 def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    """Names a bare SwinModel's arrays as they are in a SwinForImageClassification."""
-    inside = ("swin.", "classifier.")
-    arrays = _square_tables(arrays)
-    return {name if name.startswith(inside) else f"swin.{name}": array for name, array in arrays.items()}
+    return name_bare_model(_square_tables(arrays), "swin.")
 
 
-def _huggingface_settings(model: Swin):
+def _huggingface_settings(model: Swin) -> Settings:
     return {
         "num_heads": (f"num_heads={tuple(model.num_heads)}", (list(model.num_heads),)),
         "hidden_act": ("gelu", ("gelu", "gelu_python")),
@@ -76,17 +69,7 @@ def _huggingface_settings(model: Swin):
     }
 
 
-_MICROSOFT_BLOCK = {
-    "norm1": "norm1",
-    "attention/query": "attn.query",
-    "attention/key": "attn.key",
-    "attention/value": "attn.value",
-    "attention/out": "attn.proj",
-    "attention/relative_positions/embedding": f"attn.{_TABLE}",
-    "norm2": "norm2",
-    "mlp/fc1": "mlp.fc1",
-    "mlp/fc2": "mlp.fc2",
-}
+_MICROSOFT_BLOCK = TIMM_BLOCK | {"attention/relative_positions/embedding": f"attn.{_TABLE}"}
 _MICROSOFT_OUTSIDE = {
     "patch_embedding/projection": "patch_embed.proj",
     "patch_norm": "patch_embed.norm",
@@ -101,7 +84,7 @@ _HUGGINGFACE_OUTSIDE = {
     "head": "classifier",
 }
 
-# Also timm's own files before its version 0.9.
+# Also timm before version 0.9.
 MICROSOFT = Format(
     name="Microsoft's",
     marker=r"^layers\.0\.downsample\.",
@@ -112,7 +95,7 @@ MICROSOFT = Format(
 
 TIMM = Format(
     name="timm",
-    marker=r"^patch_embed\.proj\.weight$",  # where the one before did not match
+    marker=r"^patch_embed\.proj\.weight$",  # Microsoft's match too, and are tried first
     prepare=_timm_prepare,
     resize_rule="bicubic",
     modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head.fc"}, merging_before=0),
@@ -150,17 +133,7 @@ HUGGINGFACE_5 = Format(
     settings=_huggingface_settings,
     modules=_modules(
         "swin.encoder.layers.{s}.",
-        {
-            "norm1": "layernorm_before",
-            "attention/query": "attention.q_proj",
-            "attention/key": "attention.k_proj",
-            "attention/value": "attention.v_proj",
-            "attention/out": "attention.o_proj",
-            "attention/relative_positions/embedding": f"attention.relative_position_bias.{_TABLE}",
-            "norm2": "layernorm_after",
-            "mlp/fc1": "mlp.fc1",
-            "mlp/fc2": "mlp.fc2",
-        },
+        HUGGINGFACE_5_BLOCK | {"attention/relative_positions/embedding": f"attention.relative_position_bias.{_TABLE}"},
         _HUGGINGFACE_OUTSIDE,
         merging_before=1,
     ),
@@ -169,35 +142,14 @@ HUGGINGFACE_5 = Format(
 FORMATS = (MICROSOFT, TIMM, HUGGINGFACE, HUGGINGFACE_5)
 
 
-def _check_expressible(model, arrays, image_size):
-    side = 2 * model.window - 1
-    smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
-    grid = padded_grid(image_size, model.patch_size)
-    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
-    problems = {
-        f"position={model.position}": model.position not in ("relative", "both"),
-        "shift=False": not model.shift,
-        "no head": not model.num_classes,
-        f"a window of {model.window} is more than a whole map": smaller,
-        "a map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
-    }
-    if found := [name for name, is_so in problems.items() if is_so]:
-        raise UserError(f"Hugging Face's SwinForImageClassification cannot express this model: {', '.join(found)}")
+def to_huggingface(model: Swin, variables: Arrays, image_size: tuple[int, int]) -> tuple[Arrays, dict[str, Any]]:
+    """Returns the arrays and the model's part of config.json for transformers' SwinForImageClassification.
 
-
-def to_huggingface(
-    folder: str | Path, model: Swin, params: dict, classes: tuple[str, ...], image_size: tuple[int, int], channels: int
-) -> None:
-    """Writes model.safetensors and config.json, which transformers' SwinForImageClassification.from_pretrained loads.
-
-    Names are version 4's, as on the Hub, which version 5 reads too. `image_size` is (height, width). UserError if
-    that class cannot compute this model for it, or the folder holds weights already.
+    UserError if that class cannot compute this model for images of `image_size` (height, width).
     """
-    variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
     arrays = to_published(variables, HUGGINGFACE, model)
     _check_expressible(model, arrays, image_size)
     description = {
-        "architectures": ["SwinForImageClassification"],
         "model_type": "swin",
         **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
         "patch_size": model.patch_size,
@@ -210,4 +162,19 @@ def to_huggingface(
         "attention_probs_dropout_prob": model.attention_dropout,
         "drop_path_rate": model.drop_path,
     }
-    save_classifier(folder, flat_tables(arrays), description, classes, image_size, channels)
+    return flat_tables(arrays), description
+
+
+def _check_expressible(model, arrays, image_size):
+    side = 2 * model.window - 1
+    smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
+    grid = padded_grid(image_size, model.patch_size)
+    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
+    problems = {
+        f"position={model.position}": model.position not in ("relative", "both"),
+        "shift=False": not model.shift,
+        "no head": not model.num_classes,
+        f"a window of {model.window} is larger than a feature map": smaller,
+        "a feature map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
+    }
+    check_expressible("SwinForImageClassification", problems)

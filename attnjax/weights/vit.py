@@ -1,19 +1,22 @@
-"""The formats of ViT checkpoints: Google, timm, Hugging Face (both namings), and a well-known tutorial's."""
+"""The formats of ViT checkpoints: Google, timm, Hugging Face (both namings), and vision-transformer-from-scratch."""
 
-from pathlib import Path
+from typing import Any
 
-import numpy as np
-from flax.traverse_util import flatten_dict
-
-from attnjax.errors import UserError
 from attnjax.models.vit import ViT
 from attnjax.weights.files import Arrays
-from attnjax.weights.huggingface import save_classifier
-from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, to_published
+from attnjax.weights.naming import (
+    HUGGINGFACE_ACTIVATIONS,
+    Format,
+    Settings,
+    check_expressible,
+    name_bare_model,
+    split_qkv,
+    to_published,
+)
 
 
 def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
-    """Returns a format's `modules`; `block` is their path of block {i}."""
+    """Returns a format's `modules`; `block` is the family's path to block {i}."""
 
     def modules(model: ViT) -> dict[str, str]:
         blocks = {
@@ -27,7 +30,7 @@ def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
 
 
 def _google_prepare(arrays: Arrays) -> Arrays:
-    """Strips the prefix, unstacks scanned blocks, and brings pre-linen numbering to linen's."""
+    """Strips the prefix, splits scanned blocks, and renames pre-linen modules (numbered across kinds) as in linen."""
     prefix = next(p for p in ("opt/target/", "params/img/", "params/", "") if f"{p}embedding/kernel" in arrays)
     result = {}
     for name, array in arrays.items():
@@ -52,25 +55,11 @@ _GOOGLE_RENAMES = {
 }
 
 
-def split_qkv(arrays: Arrays) -> Arrays:
-    """Cuts each fused projection, rows q, k, v, into three arrays named query, key and value."""
-    result = {}
-    for name, array in arrays.items():
-        if "qkv" not in name:
-            result[name] = array
-            continue
-        for part, rows in zip(("query", "key", "value"), np.array_split(array, 3), strict=True):
-            result[name.replace("qkv", part)] = rows
-    return result
-
-
 def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    """Names a bare ViTModel's arrays as they are in a ViTForImageClassification."""
-    inside = ("vit.", "classifier.")
-    return {name if name.startswith(inside) else f"vit.{name}": array for name, array in arrays.items()}
+    return name_bare_model(arrays, "vit.")
 
 
-def _huggingface_settings(model: ViT):
+def _huggingface_settings(model: ViT) -> Settings:
     return {
         "num_attention_heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
         "hidden_act": (f"activation={model.activation}", HUGGINGFACE_ACTIVATIONS[model.activation]),
@@ -78,6 +67,26 @@ def _huggingface_settings(model: ViT):
     }
 
 
+TIMM_BLOCK = {
+    "norm1": "norm1",
+    "attention/query": "attn.query",
+    "attention/key": "attn.key",
+    "attention/value": "attn.value",
+    "attention/out": "attn.proj",
+    "norm2": "norm2",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+HUGGINGFACE_5_BLOCK = {
+    "norm1": "layernorm_before",
+    "attention/query": "attention.q_proj",
+    "attention/key": "attention.k_proj",
+    "attention/value": "attention.v_proj",
+    "attention/out": "attention.o_proj",
+    "norm2": "layernorm_after",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
 _HUGGINGFACE_OUTSIDE = {
     "patch_embedding/projection": "vit.embeddings.patch_embeddings.projection",
     "class_token": "vit.embeddings.cls_token",
@@ -122,16 +131,7 @@ TIMM = Format(
     prepare=split_qkv,
     modules=_modules(
         "blocks.{i}.",
-        {
-            "norm1": "norm1",
-            "attention/query": "attn.query",
-            "attention/key": "attn.key",
-            "attention/value": "attn.value",
-            "attention/out": "attn.proj",
-            "norm2": "norm2",
-            "mlp/fc1": "mlp.fc1",
-            "mlp/fc2": "mlp.fc2",
-        },
+        TIMM_BLOCK,
         {
             "patch_embedding/projection": "patch_embed.proj",
             "class_token": "cls_token",
@@ -173,21 +173,12 @@ HUGGINGFACE_5 = Format(
     settings=_huggingface_settings,
     modules=_modules(
         "vit.layers.{i}.",
-        {
-            "norm1": "layernorm_before",
-            "attention/query": "attention.q_proj",
-            "attention/key": "attention.k_proj",
-            "attention/value": "attention.v_proj",
-            "attention/out": "attention.o_proj",
-            "norm2": "layernorm_after",
-            "mlp/fc1": "mlp.fc1",
-            "mlp/fc2": "mlp.fc2",
-        },
+        HUGGINGFACE_5_BLOCK,
         _HUGGINGFACE_OUTSIDE,
     ),
 )
 
-# github.com/tintn/vision-transformer-from-scratch, with use_faster_attention; it has no final LayerNorm.
+# github.com/tintn/vision-transformer-from-scratch with use_faster_attention. It has no final LayerNorm.
 TUTORIAL = Format(
     name="vision-transformer-from-scratch",
     marker=r"^embedding\.patch_embeddings\.projection\.weight$",
@@ -216,7 +207,11 @@ TUTORIAL = Format(
 FORMATS = (GOOGLE, TIMM, HUGGINGFACE, HUGGINGFACE_5, TUTORIAL)
 
 
-def _check_expressible(model):
+def to_huggingface(model: ViT, variables: Arrays, image_size: tuple[int, int]) -> tuple[Arrays, dict[str, Any]]:
+    """Returns the arrays and the model's part of config.json for transformers' ViTForImageClassification.
+
+    UserError if that class cannot compute this model.
+    """
     problems = {
         f"position={model.position}": model.position != "learned",
         "pool=average": model.pool != "token",
@@ -224,22 +219,8 @@ def _check_expressible(model):
         "pre_logits": bool(model.pre_logits),
         "no head": not model.num_classes,
     }
-    if found := [name for name, is_so in problems.items() if is_so]:
-        raise UserError(f"Hugging Face's ViTForImageClassification cannot express this model: {', '.join(found)}")
-
-
-def to_huggingface(
-    folder: str | Path, model: ViT, params: dict, classes: tuple[str, ...], image_size: tuple[int, int], channels: int
-) -> None:
-    """Writes model.safetensors and config.json, which transformers' ViTForImageClassification.from_pretrained loads.
-
-    Names are version 4's, as on the Hub, which version 5 reads too. `image_size` is (height, width). UserError if
-    that class cannot compute this model, or the folder holds weights already.
-    """
-    _check_expressible(model)
-    variables = {path: np.asarray(array) for path, array in flatten_dict({"params": params}, sep="/").items()}
+    check_expressible("ViTForImageClassification", problems)
     description = {
-        "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
         "hidden_size": model.width,
         "num_hidden_layers": model.depth,
@@ -250,4 +231,4 @@ def to_huggingface(
         "patch_size": model.patch_size,
         "qkv_bias": True,
     }
-    save_classifier(folder, to_published(variables, HUGGINGFACE, model), description, classes, image_size, channels)
+    return to_published(variables, HUGGINGFACE, model), description

@@ -105,7 +105,7 @@ def make_models(encoder_width):
 def modules(model):
     """Returns our modules' paths -> theirs: those of a ViT and of a Marian, as `weights` has them, and the adapter."""
     encoder = {f"encoder/{ours}": name for ours, name in vit.HUGGINGFACE_5.modules(model.encoder).items()}
-    text = {f"text/{ours}": name for ours, name in text_weights.HUGGINGFACE.format.modules(model.text).items()}
+    text = {f"text/{ours}": name for ours, name in marian.HUGGINGFACE.format.modules(model.text).items()}
     return {
         **{ours: name.replace("vit.", "encoder.", 1) for ours, name in encoder.items()},
         **{ours: f"decoder.{name}" for ours, name in text.items()},

@@ -1,4 +1,4 @@
-"""Published files as their own libraries write and read them."""
+"""Published files as their own libraries write and read them: Hugging Face, timm, torchvision, torch."""
 
 import json
 
@@ -9,7 +9,7 @@ from flax.traverse_util import unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.weights import published, vit
+from attnjax.weights import huggingface, published
 from attnjax.weights.files import read_arrays
 
 torch = pytest.importorskip("torch")
@@ -30,7 +30,7 @@ VIT = make_config(patch_size=4, width=48, depth=2, num_heads=4, mlp_dim=96, acti
 
 @pytest.fixture
 def module(randomise):
-    """A small Hugging Face ViT of three named classes."""
+    """A small Hugging Face ViT with three named classes."""
     described = transformers.ViTConfig(
         image_size=16,
         patch_size=4,
@@ -45,6 +45,10 @@ def module(randomise):
     return randomise(module, module.classifier, torch.randn(2, 3, 16, 16))
 
 
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
+
+
 def assert_equal(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -54,12 +58,12 @@ def assert_equal(ours, theirs):
 def write(weights, folder):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in weights.variables.items()})
     model = models.build(VIT.model, num_classes=weights.num_classes)
-    vit.to_huggingface(folder, model, params, weights.classes, (16, 16), channels=3)
+    huggingface.write_classifier(folder, "vit", model, params, weights.classes, (16, 16, 3))
 
 
 def test_hugging_face_to_ours_and_back_is_exact(module, tmp_path):
     module.save_pretrained(tmp_path / "theirs")
-    weights = published.read(tmp_path / "theirs", VIT)
+    weights = read(tmp_path / "theirs", VIT)
     assert (weights.classes, weights.num_classes, weights.image_size) == (CLASSES, 3, (16, 16))
     write(weights, tmp_path / "ours")
     assert_equal(read_arrays(tmp_path / "ours"), read_arrays(tmp_path / "theirs"))
@@ -75,7 +79,7 @@ def test_hugging_face_to_ours_and_back_is_exact(module, tmp_path):
 
 def test_our_logits_are_those_of_the_exported_model(module, tmp_path):
     module.save_pretrained(tmp_path / "theirs")
-    weights = published.read(tmp_path / "theirs", VIT)
+    weights = read(tmp_path / "theirs", VIT)
     write(weights, tmp_path / "ours")
     back = transformers.ViTForImageClassification.from_pretrained(tmp_path / "ours").eval()
     image = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
@@ -114,19 +118,19 @@ def timm_names(arrays):
 def test_every_naming_gives_the_same_weights(module, tmp_path):
     module.save_pretrained(tmp_path / "hub")
     assert any("encoder.layer.0.attention.attention.query" in name for name in read_arrays(tmp_path / "hub"))
-    expected = published.read(tmp_path / "hub", VIT).variables
+    expected = read(tmp_path / "hub", VIT).variables
 
     five = module.state_dict()
     assert any("layers.0.attention.q_proj" in name for name in five)
     torch.save(five, tmp_path / "five.bin")
     torch.save({"model": timm_names(five), "epoch": 3}, tmp_path / "timm.pth")
     for file in ("five.bin", "timm.pth"):
-        assert_equal(published.read(tmp_path / file, VIT).variables, expected)
+        assert_equal(read(tmp_path / file, VIT).variables, expected)
 
 
 def test_bare_model_has_no_head(module, tmp_path):
     module.vit.save_pretrained(tmp_path)
-    weights = published.read(tmp_path, VIT)
+    weights = read(tmp_path, VIT)
     assert weights.num_classes == 0
     assert not any("head" in path for path in weights.variables)
 
@@ -136,9 +140,9 @@ def test_half_precision_files_are_read_as_float32(module, width, tmp_path):
     module.to(width).save_pretrained(tmp_path)
     torch.save(module.state_dict(), tmp_path / "model.pt")
     (tmp_path / "config.json").rename(tmp_path / "other.json")
-    ours = published.read(tmp_path / "model.safetensors", VIT).variables
+    ours = read(tmp_path / "model.safetensors", VIT).variables
     assert {array.dtype for array in ours.values()} == {np.dtype(np.float32)}
-    assert_equal(ours, published.read(tmp_path / "model.pt", VIT).variables)
+    assert_equal(ours, read(tmp_path / "model.pt", VIT).variables)
 
 
 def test_torchvision_names_are_read(randomise, tmp_path):
@@ -168,12 +172,12 @@ def test_torchvision_names_are_read(randomise, tmp_path):
         state[name] = tensor
     torch.save(state, tmp_path / "torchvision.pth")
     config = make_config("resnet", blocks=(1, 2), features=(64, 128), stem="imagenet", project=True)
-    expected = published.read(tmp_path, config).variables
-    assert_equal(published.read(tmp_path / "torchvision.pth", config).variables, expected)
+    expected = read(tmp_path, config).variables
+    assert_equal(read(tmp_path / "torchvision.pth", config).variables, expected)
 
 
 class Touch:
-    """Unpickling it would make a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -182,7 +186,7 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-def test_nothing_is_unpickled(tmp_path):
+def test_no_pickled_code_is_executed(tmp_path):
     torch.save({"weight": Touch(tmp_path / "harm")}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt' is damaged, or holds more than tensors"):
         read_arrays(tmp_path / "model.pt")
@@ -203,9 +207,9 @@ def test_state_dict_must_hold_tensors(tmp_path):
         read_arrays(tmp_path / "model.pt")
 
 
-def test_config_of_another_computation_is_refused(module, tmp_path):
+def test_a_config_that_describes_another_computation_is_refused(module, tmp_path):
     module.save_pretrained(tmp_path)
     described = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(described | {"hidden_act": "gelu_new"}))
     with pytest.raises(UserError, match="hidden_act='gelu_new', but this model has activation=gelu"):
-        published.read(tmp_path, VIT)
+        read(tmp_path, VIT)

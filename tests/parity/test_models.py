@@ -1,6 +1,6 @@
 """Our models against independent PyTorch ones with the same random weights: logits and all gradients.
 
-Logits agree within 1e-5 of values of size 1, gradients within 1e-4 of the largest entry of each array.
+Logits of size 1 agree within 1e-5, gradients within 1e-4 of the largest entry of each array.
 """
 
 import functools
@@ -16,12 +16,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.nn.positions import RESIZE_RULES
-from attnjax.runs import initialise as transfer
 from attnjax.runs.folder import abstract_state
+from attnjax.runs.initialise import load
 from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.weights import crossvit as crossvit_weights
 from attnjax.weights import published, resnet, vit
-from attnjax.weights.naming import Format, from_published, to_published
+from attnjax.weights.naming import Format, from_published, split_qkv, to_published
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -70,13 +70,13 @@ def by_us(model, variables, image, label, *, train=False):
 
 
 def assert_same(name, ours, theirs):
-    """Checks (logits, gradients), both named and laid out as PyTorch's."""
+    """Compares (logits, gradients), both under PyTorch's names and in its layout."""
     logits = np.abs(ours[0] - theirs[0]).max()
     assert ours[1].keys() == theirs[1].keys()
     scale = {key: np.abs(array).max() for key, array in theirs[1].items()}
     for key in scale:
         if re.search(r"(k_proj|key|wk)\.bias$", key):
-            scale[key] = max(scale.values())  # exactly 0, as softmax ignores what is added to all keys: only rounding
+            scale[key] = max(scale.values())  # exactly 0 but for rounding: softmax is invariant to it
     relative = {key: np.abs(ours[1][key] - theirs[1][key]).max() / scale[key] for key in scale}
     worst = max(relative, key=relative.get)
     print(
@@ -87,11 +87,15 @@ def assert_same(name, ours, theirs):
     assert relative[worst] < 1e-4
 
 
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
+
+
 def load_folder(folder, config):
-    """Reads a Hugging Face folder by our public path: positions resized, and so on."""
-    weights = published.read(folder, config)
+    """Loads a Hugging Face folder as --config.init_from does, with positions resized."""
+    weights = read(folder, config)
     workload = ClassificationWorkload(config, tuple(map(str, range(CLASSES))))
-    state, report = transfer.load(abstract_state(workload), weights, config)
+    state, report = load(abstract_state(workload), weights, config)
     return workload.task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
 
 
@@ -115,7 +119,7 @@ def test_vit_with_class_token_is_hugging_faces(image_size, randomise, tmp_path):
 
 
 def back_through_resize(gradient, image_size):
-    """Returns the gradient of the 14x14 table from that of the table resized from it, which is linear in it."""
+    """Returns the gradient of the 14x14 table from the gradient of the resized table, which is linear in it."""
     grid = [length // 16 for length in image_size]
     if grid == [14, 14]:
         return gradient
@@ -125,7 +129,7 @@ def back_through_resize(gradient, image_size):
 
 
 class AveragePooledViT(torch.nn.Module):
-    """A ViT as PyTorch's own layers make it, with Google's GELU and epsilon, pooled over patches."""
+    """A ViT of PyTorch's own layers, with Google's GELU and epsilon, average-pooled over patches."""
 
     def __init__(self, patches, width=384, depth=12, heads=6):
         super().__init__()
@@ -151,7 +155,7 @@ class AveragePooledViT(torch.nn.Module):
 
 
 def _prepare_torch_layers(arrays):
-    return vit.split_qkv({name.replace("self_attn.in_proj_", "self_attn.qkv."): x for name, x in arrays.items()})
+    return split_qkv({name.replace("self_attn.in_proj_", "self_attn.qkv."): x for name, x in arrays.items()})
 
 
 TORCH_LAYERS = Format(
@@ -212,7 +216,7 @@ def test_crossvit_is_timms(size, image_size, crossvit, randomise, tmp_path):
     theirs = logits, fmt.prepare(gradient)
 
     config = make_config((240, 240), "crossvit", size)
-    weights = published.read(tmp_path / "timm.pth", config)
+    weights = read(tmp_path / "timm.pth", config)
     model = models.build(config.model, num_classes=CLASSES)
     logits, gradient, _ = by_us(model, weights.variables, image, label)
     assert_same(f"CrossViT-{size} {image_size}", (logits, to_published(gradient, fmt, model)), theirs)
@@ -225,7 +229,7 @@ RESNETS = {
 
 
 def make_resnets(size, image, folder, randomise):
-    """Returns PyTorch's ResNet, ours, and our variables with the same weights and running statistics."""
+    """Returns Hugging Face's ResNet, ours, and our variables with the same weights and running statistics."""
     module = transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=CLASSES, **RESNETS[size]))
     randomise(module, module.classifier[1], to_torch(image)).save_pretrained(folder)
     model, variables, _ = load_folder(folder, make_config(image.shape[1:3], "resnet", size))
@@ -234,7 +238,7 @@ def make_resnets(size, image, folder, randomise):
 
 @pytest.mark.parametrize("size", RESNETS)
 def test_resnet_is_hugging_faces(size, randomise, tmp_path):
-    # Few pixels, as float32 rounding flips a ReLU in every million, which alone shifts gradients by 1e-3.
+    # Few pixels: float32 rounding flips one ReLU per million, and one flip shifts gradients by 1e-3.
     image, label = make_batch(64, 48)
     module, model, variables = make_resnets(size, image, tmp_path, randomise)
     theirs = by_torch(module, lambda x: module(x).logits, image, label)
@@ -244,8 +248,8 @@ def test_resnet_is_hugging_faces(size, randomise, tmp_path):
 
 @pytest.mark.parametrize("size", RESNETS)
 def test_resnet_trains_as_hugging_faces(size, randomise, tmp_path):
-    # In float64, as batch normalisation of few pixels amplifies rounding: PyTorch's own float32 gradients of ResNet-50
-    # were measured to be off by 0.3 of their size, ours by 0.5.
+    # In float64, as batch normalization of few pixels amplifies rounding: the float32 gradients of ResNet-50 were
+    # measured to be off by 0.3 of their size in PyTorch, by 0.5 in ours.
     image, label = make_batch(64, 48)
     module, model, variables = make_resnets(size, image, tmp_path, randomise)
     image = image.astype(np.float64)
@@ -260,7 +264,7 @@ def test_resnet_trains_as_hugging_faces(size, randomise, tmp_path):
 
 
 def assert_same_statistics(before, after, norm, count):
-    """PyTorch averages unbiased variances, flax biased ones, so a step differs by count / (count - 1)."""
+    """PyTorch averages unbiased variances, flax biased ones, so updates differ by count / (count - 1)."""
     np.testing.assert_allclose(after["batch_stats/stem_norm/mean"], norm.running_mean, atol=1e-6)
     old = 0.9 * before["batch_stats/stem_norm/var"]
     step = (after["batch_stats/stem_norm/var"] - old) * count / (count - 1)

@@ -1,7 +1,7 @@
-"""Swin against Hugging Face's with the same random weights: logits, every block's and stage's map, all gradients.
+"""Swin against Hugging Face's with the same random weights: logits, outputs of every block and stage, all gradients.
 
-Logits agree within 1e-5, maps within 1e-5 of their largest entry if that is above 1, gradients within 1e-4 of the
-largest entry of each array. Hugging Face's fails where a window is larger than a map, so no window here is.
+Logits agree within 1e-5, feature maps within 1e-5 of their largest entry if that is above 1, gradients within 1e-4 of
+the largest entry of each array. Hugging Face's fails if a window is larger than a feature map, so no window here is.
 """
 
 import functools
@@ -18,7 +18,7 @@ from attnjax import models
 from attnjax.models.swin import PatchMerging
 from attnjax.nn.blocks import EncoderBlock
 from attnjax.nn.positions import resize_grid
-from attnjax.weights import published, swin
+from attnjax.weights import huggingface, published, swin
 from attnjax.weights.naming import to_published
 
 torch = pytest.importorskip("torch")
@@ -27,6 +27,10 @@ transformers = pytest.importorskip("transformers")
 CLASSES = 10
 SMALL = dict(patch_size=2, width=16, depths=(2, 2, 2), num_heads=(1, 2, 4))
 TINY = dict(width=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24))
+
+
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
 
 
 def make_pair(image_size, folder, randomise, image, **fields):
@@ -47,7 +51,7 @@ def make_pair(image_size, folder, randomise, image, **fields):
     randomise(module, module.classifier, to_torch(image)).save_pretrained(folder)
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("swin", **fields), image_size
-    return module, model, published.read(folder, config).variables
+    return module, model, read(folder, config).variables
 
 
 def make_image(height, width, batch=2):
@@ -59,7 +63,7 @@ def to_torch(image):
 
 
 def by_torch(module, image, label):
-    """Returns logits, the map at the end of each stage, the outputs of blocks and mergings in turn, and gradients."""
+    """Returns logits, the feature map of each stage, the outputs of blocks and mergings in order, and gradients."""
     parts = []
     for layer in module.swin.encoder.layers:
         for part in (*layer.blocks, layer.downsample):
@@ -67,13 +71,13 @@ def by_torch(module, image, label):
                 part.register_forward_hook(lambda _, __, out: parts.append(out[0] if isinstance(out, tuple) else out))
     out = module(to_torch(image), output_hidden_states=True, output_hidden_states_before_downsampling=True)
     torch.nn.functional.cross_entropy(out.logits, torch.from_numpy(label)).backward()
-    maps = [x.detach().numpy().transpose(0, 2, 3, 1) for x in out.reshaped_hidden_states[1:]]  # the first: patches
+    maps = [x.detach().numpy().transpose(0, 2, 3, 1) for x in out.reshaped_hidden_states[1:]]  # [0] is the patches
     gradients = {name: p.grad.numpy() for name, p in module.named_parameters()}
     return out.logits.detach().numpy(), maps, [x.detach().numpy() for x in parts], gradients
 
 
 def by_us(model, variables, image, label):
-    """Returns the same, gradients by Hugging Face's names."""
+    """Returns the same, with gradients under Hugging Face's names."""
     params = unflatten_dict({tuple(path.split("/")[1:]): jnp.asarray(array) for path, array in variables.items()})
 
     def keep(module, method):
@@ -96,25 +100,25 @@ def by_us(model, variables, image, label):
 
 
 def error(ours, theirs):
-    """Returns the greatest difference, in units of the largest entry if that is above 1."""
+    """Returns the largest difference, relative to the largest entry if that is above 1."""
     ours = np.asarray(ours).reshape(theirs.shape)
     return np.abs(ours - theirs).max() / max(1, np.abs(theirs).max())
 
 
 def gradient_errors(ours, theirs):
-    """Returns each gradient's greatest difference, in units of its largest entry."""
+    """Returns each gradient's largest difference, relative to its largest entry."""
     assert ours.keys() == theirs.keys()
     scale = {name: np.abs(array).max() for name, array in theirs.items()}
     for name in scale:
         if name.endswith("k_proj.bias"):
-            scale[name] = max(scale.values())  # exactly 0, as softmax ignores what is added to all keys: only rounding
+            scale[name] = max(scale.values())  # exactly 0 but for rounding: softmax is invariant to it
     return {name: np.abs(ours[name] - theirs[name]).max() / scale[name] for name in scale}
 
 
 @pytest.mark.parametrize(
     ("image_size", "fields"),
     [
-        pytest.param((32, 32), SMALL | dict(window=4), id="whole windows, the last map one"),
+        pytest.param((32, 32), SMALL | dict(window=4), id="no padding, the last map is one window"),
         pytest.param((56, 56), SMALL | dict(window=5), id="padding to windows"),
         pytest.param((48, 64), SMALL | dict(window=4, position="both"), id="not square, absolute positions"),
         pytest.param((45, 61), SMALL | dict(window=4), id="padding to patches, merging and windows"),
@@ -143,7 +147,7 @@ def test_swin_is_hugging_faces(image_size, fields, randomise, tmp_path):
 
 
 def microsoft_names(state):
-    """Names a Hugging Face Swin's arrays as Microsoft's files do, by hand, with the buffers that these hold."""
+    """Renames a Hugging Face Swin's arrays as in Microsoft's files, by hand, with the buffers of these."""
     names = {
         "swin.embeddings.patch_embeddings.projection": "patch_embed.proj",
         "swin.embeddings.norm": "patch_embed.norm",
@@ -170,7 +174,7 @@ def microsoft_names(state):
 
 
 def timm_names(state):
-    """The same as timm does since its version 0.9: merging belongs to the stage after it."""
+    """The same for timm since version 0.9: merging belongs to the stage after it."""
     named = {}
     for name, tensor in microsoft_names(state).items():
         parts = name.split(".")
@@ -198,16 +202,16 @@ def test_every_naming_gives_the_same_weights(pair, tmp_path):
     torch.save({"model": microsoft_names(state), "epoch": 3}, tmp_path / "microsoft.pth")
     torch.save(timm_names(state), tmp_path / "timm.pt")
     for file in ("five.bin", "microsoft.pth", "timm.pt"):
-        read = published.read(tmp_path / file, config).variables
-        assert read.keys() == expected.keys()
-        assert all(np.array_equal(read[path], array) for path, array in expected.items()), file
+        found = read(tmp_path / file, config).variables
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[path], array) for path, array in expected.items()), file
 
 
 def test_hugging_face_reads_what_we_write(pair, tmp_path):
     image, module, model, variables = pair
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
     classes = tuple(f"class {i}" for i in range(CLASSES))
-    swin.to_huggingface(tmp_path / "ours", model, params, classes, (32, 32), channels=3)
+    huggingface.write_classifier(tmp_path / "ours", "swin", model, params, classes, (32, 32, 3))
     back = transformers.SwinForImageClassification.from_pretrained(tmp_path / "ours").eval()
     assert back.config.id2label == dict(enumerate(classes))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A new run from old weights: what is taken over, resized, replaced or refused."""
+"""A new run from old weights: what is loaded, resized, replaced or refused."""
 
 import jax
 import numpy as np
@@ -12,11 +12,11 @@ from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder as run
 from attnjax.runs.checkpoint import Checkpoints
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.runs import initialise as transfer
-from attnjax.weights.published import Weights
+from attnjax.runs.initialise import initialise, load
 from attnjax.tasks.captioning import CaptioningWorkload
 from attnjax.tasks.classification import ClassificationWorkload
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.weights.published import Weights
 
 
 def workload(config, classes):
@@ -28,7 +28,7 @@ def make_shapes(config, classes):
 
 
 def make_state(config, classes):
-    """Returns the state as training makes it."""
+    """Returns the state at the start of training."""
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
     return run.create_state(workload(config, classes), optimizer)
 
@@ -38,10 +38,10 @@ def flat(tree):
 
 
 def start(config, classes, source, make_state=make_shapes):
-    """Returns the fresh state, the initialised one, and the report; `make_shapes` serves where nothing fresh stays."""
+    """Returns the fresh state, the initialised one, and the report; `make_shapes` suffices if nothing stays fresh."""
     config.init_from = str(source)
     fresh = make_state(config, classes)
-    state, report = transfer.initialise(fresh, config)
+    state, report = initialise(fresh, config)
     assert jax.tree.structure(state) == jax.tree.structure(fresh)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), fresh)
     return fresh, state, report
@@ -49,7 +49,7 @@ def start(config, classes, source, make_state=make_shapes):
 
 @pytest.fixture
 def google_file(make_config, named, tmp_path):
-    """A file of three classes at 16x16 pixels, and the parameters in it."""
+    """A file of three classes at 16x16 pixels, and its parameters."""
     arrays, variables = named("Google", make_config())
     np.savez(tmp_path / "a.npz", **arrays)
     return tmp_path / "a.npz", {path.removeprefix("params/"): array for path, array in variables.items()}
@@ -78,7 +78,7 @@ def test_other_classes_and_image_size(make_config, google_file):
     for name, array in params.items():
         kept = flat(fresh.params)[name] if name.startswith("head/") else expected[name]
         np.testing.assert_array_equal(array, kept, err_msg=name)
-    averaged = flat(state.ema)  # restarts from the loaded weights
+    averaged = flat(state.ema)  # the EMA restarts from the loaded weights
     assert all(np.array_equal(averaged[name], params[name]) for name in params)
 
 
@@ -94,7 +94,7 @@ def test_other_positions_at_another_image_size(position, message, make_config, r
     weights = Weights("a", variables, 3, classes=None, image_size=(16, 16), resize_rule="bicubic")
     config = make_config(position=position, image_size=(24, 16))
     fresh = make_shapes(config, 3)
-    state, report = transfer.load(fresh, weights, config)
+    state, report = load(fresh, weights, config)
     assert report == [message]
     changed = {path for path, array in flat(state.params).items() if array.shape != variables[f"params/{path}"].shape}
     ends = "positions/rows" if position == "learned_2d" else "relative_positions/embedding"
@@ -104,7 +104,7 @@ def test_other_positions_at_another_image_size(position, message, make_config, r
 
 @pytest.fixture
 def run_folder(make_config, random_variables, tmp_path):
-    """Returns run_folder(config): a run of three classes with an average unlike its weights."""
+    """Returns run_folder(config): a run of three classes whose EMA differs from its weights."""
 
     def make(config):
         config.ema_decay = 0.9
@@ -123,7 +123,7 @@ def run_folder(make_config, random_variables, tmp_path):
 
 
 def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
-    """Without its head, its positions resized; the text's weights stay fresh."""
+    """The head is left out and positions are resized; the text model stays fresh."""
     path, old = run_folder(make_config(image_size=(16, 8), depth=1))
     encoder = make_config(image_size=(16, 16), depth=1)
     config = config_lib.captioning()
@@ -137,7 +137,7 @@ def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
     vocabulary = train_vocabulary(names, names, size=20)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
     fresh = run.create_state(CaptioningWorkload(config, vocabulary), optimizer)
-    state, report = transfer.initialise(fresh, config)
+    state, report = initialise(fresh, config)
     assert report == [
         f"encoder initialised from {path}",
         "positions resized 4x2 -> 4x4 (bicubic_antialias)",
@@ -150,10 +150,10 @@ def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
     assert all(np.array_equal(loaded[name], averaged[name]) for name in loaded if "positions" not in name)
     config.model = models.fields("transformer", "tiny")
     with pytest.raises(UserError, match="no image encoder"):
-        transfer.initialise(fresh, config)
+        initialise(fresh, config)
 
 
-def test_run_folder_gives_its_average(make_config, run_folder):
+def test_a_run_folder_gives_its_ema(make_config, run_folder):
     path, old = run_folder(make_config(image_size=(16, 8), depth=1))
     config = make_config(image_size=(8, 16), depth=1, dropout=0.1, dtype="bfloat16")  # the same number of patches
     config.optimizer.name = "sgd"
@@ -163,7 +163,7 @@ def test_run_folder_gives_its_average(make_config, run_folder):
     assert all(np.array_equal(params[name], averaged[name]) for name in params if "positions" not in name)
 
 
-def test_run_folder_gives_batch_statistics(run_folder):
+def test_a_run_folder_gives_batch_statistics(run_folder):
     config = config_lib.classification()
     config.model = models.fields("resnet", blocks=(1, 1), features=(4, 8))
     path, old = run_folder(config)
@@ -179,14 +179,14 @@ def test_run_of_another_model_is_refused(make_config, run_folder):
         start(make_config(width=16), 3, path)
     config = make_config(depth=1)
     config.data.channels = 1
-    with pytest.raises(UserError, match=r"1 of another shape: params/patch_embedding/projection/kernel"):
+    with pytest.raises(UserError, match=r"1 of the wrong shape: params/patch_embedding/projection/kernel"):
         start(config, 3, path)
 
 
-def test_positions_of_no_square_need_an_image_size(make_config, named, tmp_path):
+def test_positions_that_are_not_square_need_an_image_size(make_config, named, tmp_path):
     arrays, _ = named("Google", make_config(image_size=(16, 12)))
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(UserError, match="positions for 12 patches, which is no 3x3 grid"):
+    with pytest.raises(UserError, match="positions for 12 patches, which do not form a 3x3 grid"):
         start(make_config(), 3, tmp_path / "a.npz")
 
 

@@ -1,4 +1,4 @@
-"""A small ViT with random weights, and files of them."""
+"""A small ViT with random weights, in every file format."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from attnjax.weights.vit import FORMATS
 
 @pytest.fixture
 def make_config():
-    """Returns make_config(image_size=..., **model fields): a small ViT's."""
+    """Returns make_config(image_size=..., **model fields): the config of a small ViT."""
 
     def make(image_size=(16, 16), **fields):
         config = config_lib.classification()
@@ -26,7 +26,7 @@ def make_config():
 
 @pytest.fixture
 def random_variables():
-    """Returns random_variables(config, classes): flat variables in which no two numbers are alike."""
+    """Returns random_variables(config, classes): flat variables without two equal numbers."""
 
     def make(config, classes):
         rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def random_variables():
 
 @pytest.fixture
 def named(random_variables):
-    """Returns named(format name, config, classes): a format's arrays, prepared, and the variables in them."""
+    """Returns named(format name, config, classes): arrays as the format names them, prepared, and their variables."""
 
     def make(name, config, classes=3):
         (fmt,) = (fmt for fmt in FORMATS if fmt.name.startswith(name))

@@ -1,4 +1,4 @@
-"""experiments/convert.py: weights to a run folder, and back to Hugging Face's."""
+"""experiments/convert.py: published weights to a run folder, and a run folder to Hugging Face weights."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_from_weights_to_a_run_and_on_to_hugging_face(files, process, entry, mak
 
     code, said, _ = entry("convert", workdir, "--huggingface", out)
     assert (code, said) == (0, f"{out}: weights of step 0 for transformers' ViTForImageClassification\n")
-    again = published.read(out, make_config(depth=1))
+    again = published.read(out, make_config(depth=1).model, (16, 16, 3))
     assert again.classes == ("cat", "dog", "owl")
     assert all(np.array_equal(again.variables[path], array) for path, array in variables.items())
 
@@ -109,7 +109,7 @@ def test_a_swin_is_written_for_hugging_face(untrained, entry, tmp_path):
     run = untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "run")
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")
     assert (code, said.split("transformers' ")[1]) == (0, "SwinForImageClassification\n")
-    again = published.read(tmp_path / "out", config)
+    again = published.read(tmp_path / "out", config.model, (16, 16, 3))
     assert again.classes == ("cat", "dog")
     kernel = again.variables["params/stage1_block2/attention/query/kernel"]
     np.testing.assert_array_equal(kernel, run.params["stage1_block2"]["attention"]["query"]["kernel"])
@@ -144,8 +144,8 @@ def test_what_hugging_face_has_no_class_for_is_one_line(translation_workload, un
     config.model, config.data.image_size = models.fields("lenet"), (32, 32)
     untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "lenet")
     for run, message in (
-        ("pre", "Hugging Face's Marian computes something else than this model, which has norm=pre, not post"),
-        ("lenet", "not written for classification by lenet, only for: classification by vit, classification by swin"),
+        ("pre", "Hugging Face's Marian does not compute this model, which has norm=pre, not post"),
+        ("lenet", "Hugging Face's formats are not written for lenet, only for: vit, swin, transformer"),
     ):
         code, _, err = entry("convert", tmp_path / run, "--huggingface", tmp_path / "out")
         assert (code, err.count("\n")) == (2, 1) and message in err

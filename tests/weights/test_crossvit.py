@@ -1,4 +1,4 @@
-"""CrossViT checkpoints: IBM's and timm's names read as the same variables, both tables of positions resized."""
+"""CrossViT checkpoints: IBM's and timm's names are read as the same variables; both position tables are resized."""
 
 import re
 
@@ -12,8 +12,8 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder as run
-from attnjax.runs import initialise as transfer
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.initialise import initialise
 from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import crossvit, published
@@ -34,8 +34,12 @@ def make_config(image_size=(16, 16), **fields):
     return config
 
 
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
+
+
 def named(config):
-    """Returns arrays as timm's files have them, and the variables in them."""
+    """Returns arrays as in timm's files, and their variables."""
     rng = np.random.default_rng(0)
     model = models.build(config.model, num_classes=len(CLASSES))
     shapes = published.variable_shapes(model, (1, *config.data.image_size, config.data.channels))
@@ -59,7 +63,7 @@ def ibms(arrays):
 
 @pytest.fixture
 def file(tmp_path):
-    """A file of timm's, and the variables in it."""
+    """A timm file, and its variables."""
     arrays, variables = named(make_config())
     safetensors.numpy.save_file(arrays, tmp_path / "timm.safetensors")
     return tmp_path / "timm.safetensors", variables
@@ -69,7 +73,7 @@ def file(tmp_path):
 def test_both_namings_are_read(names, tmp_path):
     arrays, variables = named(make_config())
     safetensors.numpy.save_file(names(arrays), tmp_path / "a.safetensors")
-    weights = published.read(tmp_path / "a.safetensors", make_config())
+    weights = read(tmp_path / "a.safetensors", make_config())
     assert weights.num_classes == 3
     assert weights.variables.keys() == variables.keys()
     for path, array in variables.items():
@@ -106,7 +110,7 @@ def test_names_and_shapes_are_those_of_the_published_files():
 def load(path, config, classes=CLASSES):
     """Returns the parameters (flat) and the report of a new run from old weights."""
     config.init_from = str(path)
-    state, report = transfer.initialise(run.abstract_state(ClassificationWorkload(config, classes)), config)
+    state, report = initialise(run.abstract_state(ClassificationWorkload(config, classes)), config)
     return flatten_dict({"params": state.params}, sep="/"), report
 
 
@@ -127,7 +131,7 @@ def test_other_classes_replace_both_heads(file):
     config.init_from = str(path)
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1))
     fresh = run.create_state(ClassificationWorkload(config, tuple("abcde")), optimizer)
-    state, report = transfer.initialise(fresh, config)
+    state, report = initialise(fresh, config)
     assert report == ["head replaced: 3 -> 5 classes"]
     old, new = (flatten_dict({"params": tree.params}, sep="/") for tree in (fresh, state))
     heads = {f"params/head{i}/{leaf}" for i in (1, 2) for leaf in ("kernel", "bias")}
@@ -139,13 +143,13 @@ def test_other_classes_replace_both_heads(file):
 def test_a_file_without_heads(file, tmp_path):
     arrays = {name: array for name, array in named(make_config())[0].items() if not name.startswith("head")}
     safetensors.numpy.save_file(arrays, tmp_path / "bare.safetensors")
-    weights = published.read(tmp_path / "bare.safetensors", make_config())
+    weights = read(tmp_path / "bare.safetensors", make_config())
     assert weights.num_classes == 0
     assert weights.variables.keys() == {path for path in file[1] if not path.startswith("params/head")}
 
 
-def test_a_run_goes_on_at_another_size_and_with_other_dropout_but_not_as_another_model(tmp_path):
-    one_stage = dict(stages=1, depths=(1, 1))  # the fewest to compile
+def test_a_run_initialises_another_image_size_and_dropout_but_not_another_model(tmp_path):
+    one_stage = dict(stages=1, depths=(1, 1))  # the least to compile
     config = make_config((16, 8), **one_stage)
     workload = ClassificationWorkload(config, CLASSES)
     old = run.create_state(workload, make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1)))
@@ -164,7 +168,7 @@ def test_a_run_goes_on_at_another_size_and_with_other_dropout_but_not_as_another
 
 def refused(path, config):
     with pytest.raises(UserError) as error:
-        published.read(path, config)
+        read(path, config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -172,12 +176,12 @@ def refused(path, config):
 def test_what_does_not_fit_is_listed(file, tmp_path):
     path, _ = file
     assert "84 missing: blocks.2." in refused(path, make_config(stages=3))
-    assert "32 left over: blocks.0.blocks.1.1." in refused(path, make_config(depths=(1, 1)))
-    assert "of another shape: " in refused(path, make_config(widths=(4, 6)))
-    # The dagger variants, which embed patches by three convolutions.
+    assert "32 unexpected: blocks.0.blocks.1.1." in refused(path, make_config(depths=(1, 1)))
+    assert "of the wrong shape: " in refused(path, make_config(widths=(4, 6)))
+    # The dagger variants embed patches with three convolutions.
     dagger = {name.replace("embed.0.proj.", "embed.0.proj.0."): x for name, x in named(make_config())[0].items()}
     safetensors.numpy.save_file(dagger, tmp_path / "dagger.safetensors")
     said = refused(tmp_path / "dagger.safetensors", make_config())
     assert (
-        "2 missing: patch_embed.0.proj.bias, patch_embed.0.proj.weight; 2 left over: patch_embed.0.proj.0.bias" in said
+        "2 missing: patch_embed.0.proj.bias, patch_embed.0.proj.weight; 2 unexpected: patch_embed.0.proj.0.bias" in said
     )

@@ -1,4 +1,4 @@
-"""Published checkpoints of every naming are read as the same variables, or refused with a list of what differs."""
+"""Published checkpoints: every naming is read as the same variables; mismatches are refused and listed."""
 
 import json
 import re
@@ -11,15 +11,19 @@ from flax.traverse_util import unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.weights import published, vit
+from attnjax.weights import huggingface, published, resnet
 from attnjax.weights.naming import to_published
 
 
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
+
+
 def assert_reads(path, config, variables):
-    read = published.read(path, config).variables
-    assert read.keys() == variables.keys()
+    found = read(path, config).variables
+    assert found.keys() == variables.keys()
     for name, array in variables.items():
-        np.testing.assert_array_equal(read[name], array, err_msg=name)
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def pre_linen(arrays):
@@ -117,7 +121,7 @@ def test_hugging_face(version, make_config, named, tmp_path):
     assert_reads(tmp_path / "bare.safetensors", config, headless)
 
 
-@pytest.mark.parametrize("fmt", published.FORMATS["resnet"], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("fmt", resnet.FORMATS, ids=lambda fmt: fmt.name)
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_resnet(fmt, bottleneck, random_variables, tmp_path):
     config = config_lib.classification()
@@ -132,7 +136,7 @@ def test_resnet(fmt, bottleneck, random_variables, tmp_path):
 
 def refused(path, config):
     with pytest.raises(UserError) as error:
-        published.read(path, config)
+        read(path, config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -147,7 +151,7 @@ def test_what_does_not_fit_is_listed(make_config, named, tmp_path):
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     message = refused(tmp_path / "a.safetensors", make_config())
     assert "a.safetensors' does not fit the model: 16 missing: blocks.1.attn.key.bias, " in message
-    assert ", ...; 1 left over: dist_token; 1 of another shape: norm.weight (9,) for (8,)" in message
+    assert ", ...; 1 unexpected: dist_token; 1 of the wrong shape: norm.weight (9,) instead of (8,)" in message
 
 
 def test_transposed_kernels_of_equal_size_are_not_taken(make_config, named, tmp_path):
@@ -155,33 +159,34 @@ def test_transposed_kernels_of_equal_size_are_not_taken(make_config, named, tmp_
     name = "vit.encoder.layer.0.intermediate.dense.weight"
     arrays[name] = np.ascontiguousarray(arrays[name].T)
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
-    assert f"1 of another shape: {name} (8, 12) for (12, 8)" in refused(tmp_path / "a.safetensors", make_config())
+    message = refused(tmp_path / "a.safetensors", make_config())
+    assert f"1 of the wrong shape: {name} (8, 12) instead of (12, 8)" in message
 
 
-def test_another_size_of_model_is_refused(make_config, named, tmp_path):
+def test_a_model_of_another_size_is_refused(make_config, named, tmp_path):
     arrays, _ = named("Google", make_config())
     np.savez(tmp_path / "a.npz", **arrays)
-    assert "of another shape: " in refused(tmp_path / "a.npz", make_config(width=16))
+    assert "of the wrong shape: " in refused(tmp_path / "a.npz", make_config(width=16))
     assert "16 missing: " in refused(tmp_path / "a.npz", make_config(depth=3))
-    assert "left over: Transformer/encoder_norm/bias" in refused(tmp_path / "a.npz", make_config(final_norm=False))
-    assert "left over: cls" in refused(tmp_path / "a.npz", make_config(pool="average"))
+    assert "unexpected: Transformer/encoder_norm/bias" in refused(tmp_path / "a.npz", make_config(final_norm=False))
+    assert "unexpected: cls" in refused(tmp_path / "a.npz", make_config(pool="average"))
 
 
 def test_unknown_naming_and_model(make_config, tmp_path):
     np.savez(tmp_path / "a.npz", some=np.zeros(1))
-    assert "named as none of: Google's npz, timm, Hugging Face" in refused(tmp_path / "a.npz", make_config())
+    assert "follow no known naming (Google's npz, timm, Hugging Face" in refused(tmp_path / "a.npz", make_config())
     config = config_lib.classification()
     config.model = models.fields("mlp")
     assert "no published weights are known for model 'mlp'" in refused(tmp_path / "a.npz", config)
 
 
-def test_config_of_another_computation_is_refused(make_config, named, tmp_path):
+def test_a_config_that_describes_another_computation_is_refused(make_config, named, tmp_path):
     arrays, _ = named("Hugging Face (4", make_config())
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
     right = {"model_type": "vit", "hidden_act": "gelu_new", "layer_norm_eps": 1e-6, "num_attention_heads": 2}
     wrong = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps(right))
-    published.read(tmp_path, make_config())
+    read(tmp_path, make_config())
     for field, value in wrong.items():
         (tmp_path / "config.json").write_text(json.dumps(right | {field: value}))
         assert f"config.json says {field}={value!r}, but this model has" in refused(tmp_path, make_config())
@@ -190,15 +195,16 @@ def test_config_of_another_computation_is_refused(make_config, named, tmp_path):
 def write(folder, config, variables, classes=("cat", "dog", "owl")):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
     model = models.build(config.model, num_classes=len(classes))
-    vit.to_huggingface(folder, model, params, classes, tuple(config.data.image_size), config.data.channels)
+    image_shape = (*config.data.image_size, config.data.channels)
+    return huggingface.write_classifier(folder, "vit", model, params, classes, image_shape)
 
 
 def test_written_for_hugging_face_and_read_again(make_config, random_variables, tmp_path):
     config = make_config(image_size=(16, 8))
     variables = random_variables(config, 3)
-    write(tmp_path / "out", config, variables)
+    assert write(tmp_path / "out", config, variables) == "ViTForImageClassification"
     assert_reads(tmp_path / "out", config, variables)
-    weights = published.read(tmp_path / "out", config)
+    weights = read(tmp_path / "out", config)
     assert (weights.classes, weights.image_size) == (("cat", "dog", "owl"), (16, 8))
     with pytest.raises(UserError, match=r"already holds a model\.safetensors"):
         write(tmp_path / "out", config, variables)
@@ -207,7 +213,7 @@ def test_written_for_hugging_face_and_read_again(make_config, random_variables, 
 @pytest.mark.parametrize(
     "fields", [{"position": "none"}, {"pool": "average"}, {"final_norm": False}, {"pre_logits": 8}]
 )
-def test_hugging_face_cannot_express(fields, make_config, random_variables, tmp_path):
+def test_what_hugging_face_cannot_express_is_refused(fields, make_config, random_variables, tmp_path):
     config = make_config(**fields)
     with pytest.raises(UserError, match=f"cannot express this model: {next(iter(fields))}"):
         write(tmp_path / "out", config, random_variables(config, 3))

@@ -1,4 +1,4 @@
-"""Swin checkpoints: every naming read as the same variables, tables resized, what Hugging Face cannot express."""
+"""Swin checkpoints: every naming is read as the same variables; tables are resized; export to Hugging Face."""
 
 import re
 
@@ -12,12 +12,12 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_grid, resize_positions
 from attnjax.runs import folder as run
-from attnjax.runs import initialise as transfer
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.initialise import initialise
 from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import published, swin
-from attnjax.weights.naming import to_published
+from attnjax.weights import huggingface, published, swin
+from attnjax.weights.naming import detect, to_published
 
 SMALL = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3, mlp_ratio=2.0)
 CLASSES = ("cat", "dog", "owl")
@@ -32,6 +32,10 @@ def make_config(image_size=(16, 16), **fields):
     return config
 
 
+def read(path, config):
+    return published.read(path, config.model, (*config.data.image_size, config.data.channels))
+
+
 def build(config):
     return models.build(config.model, num_classes=len(CLASSES))
 
@@ -43,7 +47,7 @@ def random_variables(config):
 
 
 def named(fmt, config):
-    """Returns arrays as the format's files have them, and the variables in them."""
+    """Returns arrays as in the format's files, and their variables."""
     variables = random_variables(config)
     arrays = swin.flat_tables(to_published(variables, fmt, build(config)))
     return (fuse_qkv(arrays) if fmt in (swin.MICROSOFT, swin.TIMM) else arrays), variables
@@ -71,11 +75,11 @@ def test_every_naming_is_read_and_buffers_are_dropped(fmt, tmp_path):
     config = make_config(position="both")
     arrays, variables = named(fmt, config)
     safetensors.numpy.save_file(arrays | BUFFERS, tmp_path / "a.safetensors")
-    assert published.detect(arrays, swin.FORMATS, "a") is fmt
-    read = published.read(tmp_path / "a.safetensors", config).variables
-    assert read.keys() == variables.keys()
+    assert detect(arrays, swin.FORMATS, "a") is fmt
+    found = read(tmp_path / "a.safetensors", config).variables
+    assert found.keys() == variables.keys()
     for path, array in variables.items():
-        np.testing.assert_array_equal(read[path], array, err_msg=path)
+        np.testing.assert_array_equal(found[path], array, err_msg=path)
 
 
 def test_names_and_shapes_are_those_of_the_published_files():
@@ -110,7 +114,7 @@ def test_bare_hugging_face_model_has_no_head(tmp_path):
     arrays, variables = named(swin.HUGGINGFACE, make_config())
     bare = {name.removeprefix("swin."): array for name, array in arrays.items() if "classifier" not in name}
     safetensors.numpy.save_file(bare, tmp_path / "a.safetensors")
-    weights = published.read(tmp_path / "a.safetensors", make_config())
+    weights = read(tmp_path / "a.safetensors", make_config())
     assert weights.num_classes == 0
     assert weights.variables.keys() == {path for path in variables if "/head/" not in path}
 
@@ -118,7 +122,7 @@ def test_bare_hugging_face_model_has_no_head(tmp_path):
 def load(path, config):
     """Returns the parameters (flat) and the report of a new run from old weights."""
     config.init_from = str(path)
-    state, report = transfer.initialise(run.abstract_state(ClassificationWorkload(config, CLASSES)), config)
+    state, report = initialise(run.abstract_state(ClassificationWorkload(config, CLASSES)), config)
     return flatten_dict({"params": state.params}, sep="/"), report
 
 
@@ -126,7 +130,7 @@ def test_another_window_and_image_size_resize_the_tables(tmp_path):
     arrays, variables = named(swin.MICROSOFT, make_config(position="both"))
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     params, report = load(tmp_path / "a.safetensors", make_config((24, 19), window=5, position="both"))
-    # Of the second stage, whose map is 6x5, too.
+    # One line covers both stages; the second has a 6x5 map.
     assert report == [
         "positions resized 8x8 -> 12x10 (bicubic)",
         "relative positions resized 5x5 -> 9x9 (bicubic)",
@@ -144,7 +148,7 @@ def test_tables_shrink_with_the_window_where_the_map_is_smaller(tmp_path):
     assert params["params/stage2_block1/attention/relative_positions/embedding"].shape == (3, 3, 2)
 
 
-def test_a_run_goes_on_with_another_window_but_not_with_another_model(tmp_path):
+def test_a_run_initialises_another_window_but_not_another_model(tmp_path):
     config = make_config()
     workload = ClassificationWorkload(config, CLASSES)
     old = run.create_state(workload, make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1)))
@@ -162,7 +166,7 @@ def test_a_run_goes_on_with_another_window_but_not_with_another_model(tmp_path):
 
 def refused(path, config):
     with pytest.raises(UserError) as error:
-        published.read(path, config)
+        read(path, config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -173,10 +177,10 @@ def test_what_does_not_fit_is_listed(tmp_path):
     path = tmp_path / "a.safetensors"
     assert "17 missing: layers.0.blocks.2." in refused(path, make_config(depths=(3, 1)))
     assert "1 missing: absolute_pos_embed" in refused(path, make_config(position="both"))
-    assert "3 left over: layers.0.blocks.0.attn.relative_position_bias_table" in refused(
+    assert "3 unexpected: layers.0.blocks.0.attn.relative_position_bias_table" in refused(
         path, make_config(position="none")
     )
-    assert "of another shape: " in refused(path, make_config(mlp_ratio=4.0))
+    assert "of the wrong shape: " in refused(path, make_config(mlp_ratio=4.0))
     arrays["layers.0.blocks.0.attn.relative_position_bias_table"] = np.zeros((15, 1), np.float32)
     safetensors.numpy.save_file(arrays, path)
     assert "has 15 rows: only tables of square windows can be read" in refused(path, make_config())
@@ -184,7 +188,8 @@ def test_what_does_not_fit_is_listed(tmp_path):
 
 def write(folder, config, variables):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
-    return published.to_huggingface(folder, ClassificationWorkload(config, CLASSES), params)
+    image_shape = (*config.data.image_size, config.data.channels)
+    return huggingface.write_classifier(folder, "swin", build(config), params, CLASSES, image_shape)
 
 
 @pytest.mark.parametrize("position", ["relative", "both"])
@@ -192,7 +197,7 @@ def test_written_for_hugging_face_and_read_again(position, tmp_path):
     config = make_config(image_size=(16, 24), position=position)
     variables = random_variables(config)
     assert write(tmp_path / "out", config, variables) == "SwinForImageClassification"
-    weights = published.read(tmp_path / "out", config)
+    weights = read(tmp_path / "out", config)
     assert (weights.classes, weights.image_size) == (CLASSES, (16, 24))
     assert weights.variables.keys() == variables.keys()
     assert all(np.array_equal(weights.variables[path], array) for path, array in variables.items())
@@ -209,11 +214,11 @@ def test_written_for_hugging_face_and_read_again(position, tmp_path):
         (dict(position="none"), "position=none"),
         (dict(position="absolute"), "position=absolute"),
         (dict(shift=False), "shift=False"),
-        (dict(window=5), "a window of 5 is more than a whole map"),
-        (dict(image_size=(12, 16)), "a map that shifts along one axis only"),
+        (dict(window=5), "a window of 5 is larger than a feature map"),
+        (dict(image_size=(12, 16)), "a feature map that shifts along one axis only"),
     ],
 )
-def test_hugging_face_cannot_express(fields, message, tmp_path):
+def test_what_hugging_face_cannot_express_is_refused(fields, message, tmp_path):
     config = make_config(**fields)
     with pytest.raises(UserError, match=f"cannot express this model: {message}$"):
         write(tmp_path / "out", config, random_variables(config))

@@ -1,4 +1,4 @@
-"""Encoder-decoder checkpoints of every naming are read as the same parameters, or refused with what differs."""
+"""Encoder-decoder checkpoints: every naming is read as the same parameters; mismatches are refused and listed."""
 
 import json
 import re
@@ -11,7 +11,9 @@ from flax.traverse_util import flatten_dict
 from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
-from attnjax.weights.transformer import read, to_huggingface
+from attnjax.weights import huggingface
+from attnjax.weights import marian as marian_format
+from attnjax.weights.transformer import read
 
 V, WIDTH, HEADS, HIDDEN, DEPTH = 11, 8, 2, 12, 2
 PAD_LAST = {"pad_token_id": V - 1}
@@ -34,7 +36,7 @@ def make_model(**fields):
 
 @pytest.fixture
 def arrays():
-    """Random arrays as in a Marian of Hugging Face with one shared table."""
+    """Random arrays as in Hugging Face's Marian with one shared table."""
     rng = np.random.default_rng(0)
     square, vector = (WIDTH, WIDTH), (WIDTH,)
     attention = {f"{part}_proj": (square, vector) for part in ("q", "k", "v", "out")}
@@ -55,7 +57,7 @@ def arrays():
 
 @pytest.fixture
 def params(arrays, tmp_path):
-    """What the arrays are as our parameters, flat; padding is first in them already."""
+    """The same as our parameters, flat; padding comes first in both."""
     return flatten_dict(read(write(tmp_path / "expected", arrays), make_model()), sep="/")
 
 
@@ -74,6 +76,12 @@ def write_file(path, arrays):
     return path
 
 
+def write_marian(folder, model, params):
+    """Writes a Marian without its subwords."""
+    files = marian_format.to_huggingface(model, flatten_dict({"params": params}, sep="/"))
+    huggingface.save_model(folder, *files)
+
+
 def assert_reads(path, params, model):
     found = flatten_dict(read(path, model), sep="/")
     assert found.keys() == params.keys()
@@ -82,12 +90,12 @@ def assert_reads(path, params, model):
 
 
 def pad_moved(array, pad):
-    """Returns a table whose row of padding is at `pad`, from one where it is first."""
+    """Moves the padding row of a table from the front to `pad`."""
     return np.insert(array[1:], pad, array[0], axis=0)
 
 
-def test_names_lead_where_they_should(arrays, params):
-    """Torch's (out, in) kernels are ours transposed and cut into heads."""
+def test_names_map_to_the_right_parameters(arrays, params):
+    """Torch's kernels (out, in) are ours transposed and with heads merged."""
     assert len(params) == len(arrays) == 1 + DEPTH * (16 + 26)
     for theirs, ours in {
         "encoder.layers.1.self_attn.q_proj": "encoder_1/attention/query",
@@ -124,7 +132,7 @@ def test_padding_comes_first(arrays, params, tmp_path):
     assert_reads(folder, params, make_model())
 
 
-# By transformers' convert_marian_to_pytorch.py, which transposes everything but tables.
+# As in transformers' convert_marian_to_pytorch.py, which transposes everything except tables.
 MARIAN = {
     r"model\.(..coder)\.layers\.0\.": r"\1_l1_",
     r"model\.(..coder)\.layers\.1\.": r"\1_l2_",
@@ -193,7 +201,7 @@ def fairseq(arrays):
 
 
 def packed(arrays):
-    """Fuses projections and numbers norms, as fairseq once did; the output has no name of its own."""
+    """Fuses projections and numbers norms as old fairseq did; the output has no name of its own."""
     result = dict(arrays)
     del result["decoder.output_projection.weight"]
     for name in arrays:
@@ -239,7 +247,7 @@ def test_fairseq_with_final_norms_and_learned_positions(arrays, params, tmp_path
 
 
 def separate(arrays, tie):
-    """Gives the source, and with tie=none the output, a table of its own."""
+    """Gives the source a table of its own, and with tie=none the output too."""
     tables = {
         "model.decoder.embed_tokens.weight": arrays[SHARED],
         "model.encoder.embed_tokens.weight": arrays[SHARED][:9],
@@ -250,7 +258,7 @@ def separate(arrays, tie):
 
 
 @pytest.mark.parametrize("tie", ["decoder", "none"])
-def test_tables_of_their_own(tie, arrays, params, tmp_path):
+def test_separate_tables(tie, arrays, params, tmp_path):
     table = arrays[SHARED]
     expected = params | {"source_embedding/embedding": table[:9]}
     if tie == "none":
@@ -258,7 +266,7 @@ def test_tables_of_their_own(tie, arrays, params, tmp_path):
     folder = write(tmp_path / "a", separate(arrays, tie))
     assert_reads(folder, expected, make_model(tie=tie, source_vocabulary=9))
     for tighter in {"decoder": ["all"], "none": ["decoder", "all"]}[tie]:
-        assert f"has tie={tighter}: use tie={tie}" in refused(folder, make_model(tie=tighter))
+        assert f"this model ties (tie={tighter}): use tie={tie}" in refused(folder, make_model(tie=tighter))
 
 
 def test_a_model_may_untie_what_a_file_ties(arrays, params, tmp_path):
@@ -286,8 +294,8 @@ def test_what_does_not_fit_is_listed(arrays, tmp_path):
     arrays[name] = np.ascontiguousarray(arrays[name].T)
     message = refused(write(tmp_path / "a", arrays), make_model())
     assert "does not fit the model: 1 missing: model.encoder.layers.0.fc1.bias; " in message
-    assert "1 left over: model.encoder.layernorm_embedding.weight; " in message
-    assert message.endswith(f"1 of another shape: {name} ({WIDTH}, {HIDDEN}) for ({HIDDEN}, {WIDTH})")
+    assert "1 unexpected: model.encoder.layernorm_embedding.weight; " in message
+    assert message.endswith(f"1 of the wrong shape: {name} ({WIDTH}, {HIDDEN}) instead of ({HIDDEN}, {WIDTH})")
     message = refused(write_file(tmp_path / "a.npz", marian(arrays)), make_model(encoder_depth=3))
     assert "17 missing: encoder_l1_ffn_b1, encoder_l3_ffn_W1, " in message
 
@@ -300,15 +308,15 @@ def test_output_biases_follow_the_padding(arrays, params, tmp_path):
     placed = {SHARED: pad_moved(arrays[SHARED], V - 1), "final_logits_bias": pad_moved(BIAS, V - 1)[None]}
     folder = write(tmp_path / "a", arrays | placed, **PAD_LAST)
     assert_reads(folder, params | {"logits_bias": BIAS}, model)
-    to_huggingface(tmp_path / "out", model, read(folder, model))
+    write_marian(tmp_path / "out", model, read(folder, model))
     assert_reads(tmp_path / "out", params | {"logits_bias": BIAS}, model)
 
     biased = marian(arrays) | {"decoder_ff_logit_out_b": BIAS[None, 1:]}
     found = read(write_file(tmp_path / "a.npz", biased), model)["logits_bias"]
-    assert found.tolist() == [0, *BIAS[1:].tolist()]  # it has none for padding
+    assert found.tolist() == [0, *BIAS[1:].tolist()]  # the file has none for padding
 
 
-def test_output_biases_need_a_place(arrays, tmp_path):
+def test_output_biases_need_output_bias(arrays, tmp_path):
     message = refused(write(tmp_path / "a", arrays | {"final_logits_bias": BIAS[None]}), make_model())
     assert message.endswith("a': final_logits_bias adds up to 1 to the logits: use output_bias=True")
     biased = marian(arrays) | {"decoder_ff_logit_out_b": np.full((1, V - 1), -2.0, np.float32)}
@@ -319,15 +327,16 @@ def test_output_biases_need_a_place(arrays, tmp_path):
 
 def test_unknown_naming(tmp_path):
     path = write_file(tmp_path / "a.npz", {"some": np.zeros(1)})
-    assert "named as none of: Hugging Face's Marian, Marian's npz, fairseq; its arrays: some" in refused(
-        path, make_model()
-    )
+    assert "follow no known naming (Hugging Face's Marian, Marian's npz, fairseq): some" in refused(path, make_model())
 
 
 def test_other_positions_are_refused(arrays, tmp_path):
     others = arrays | {"model.decoder.embed_positions.weight": sinusoids(20, WIDTH, "interleaved")}
     message = refused(write(tmp_path / "b", others), make_model())
-    assert "model.decoder.embed_positions.weight is no table of sinusoids, all sines before all cosines" in message
+    assert (
+        "model.decoder.embed_positions.weight does not contain sinusoids of frequencies 10000^(-2i/d), all sines"
+        in message
+    )
 
 
 FAMILIES = {
@@ -349,10 +358,10 @@ FAMILIES = {
         ("Marian's npz", dict(cross_attention=("gated",)), "cross_attention=('gated',), not ('plain',)"),
     ],
 )
-def test_a_model_of_another_computation_is_refused(family, fields, wrong, arrays, tmp_path):
+def test_a_model_that_computes_something_else_is_refused(family, fields, wrong, arrays, tmp_path):
     path = FAMILIES[family](tmp_path / "a", arrays)
     message = refused(path, make_model(**fields))
-    assert message == f"{family} computes something else than this model, which has {wrong}"
+    assert message == f"{family} does not compute this model, which has {wrong}"
 
 
 @pytest.mark.parametrize(
@@ -365,7 +374,7 @@ def test_a_model_of_another_computation_is_refused(family, fields, wrong, arrays
         ("scale_embedding", False),
     ],
 )
-def test_config_of_another_computation_is_refused(field, value, arrays, tmp_path):
+def test_a_config_that_describes_another_computation_is_refused(field, value, arrays, tmp_path):
     message = refused(write(tmp_path / "a", arrays, **{field: value}), make_model())
     assert f"config.json says {field}={value!r}, but this model has" in message
 
@@ -374,7 +383,7 @@ def test_padding_must_be_known(arrays, tmp_path):
     folder = write(tmp_path / "a", arrays, pad_token_id=58100)
     assert f"{SHARED} has {V} rows, so padding cannot be token 58100" in refused(folder, make_model())
     (folder / "config.json").unlink()
-    assert "needs a config.json beside it that says which token is padding" in refused(folder, make_model())
+    assert "needs a config.json beside it with pad_token_id" in refused(folder, make_model())
 
 
 @pytest.mark.parametrize(
@@ -386,7 +395,7 @@ def test_padding_must_be_known(arrays, tmp_path):
         ("type: transformer", "type: [", "special:model.yml is damaged"),
     ],
 )
-def test_marians_own_description_is_checked(old, new, message, arrays, tmp_path):
+def test_the_description_in_a_marian_npz_is_checked(old, new, message, arrays, tmp_path):
     assert old in YML
     path = write_file(tmp_path / "a.npz", with_yml(marian(arrays), YML.replace(old, new)))
     assert message in refused(path, make_model())
@@ -398,7 +407,7 @@ def test_written_for_hugging_face_and_read_again(tie, arrays, tmp_path):
     model = make_model(tie=tie, source_vocabulary=source, dropout=0.2, max_length=77)
     read_back = write(tmp_path / "theirs", arrays if tie == "all" else separate(arrays, tie))
     params = read(read_back, model)
-    to_huggingface(tmp_path / "out", model, params)
+    write_marian(tmp_path / "out", model, params)
     assert_reads(tmp_path / "out", flatten_dict(params, sep="/"), model)
     written = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() - safetensors.numpy.load_file(read_back / "model.safetensors").keys() == {"final_logits_bias"}
@@ -406,12 +415,12 @@ def test_written_for_hugging_face_and_read_again(tie, arrays, tmp_path):
     assert described.items() >= {**CONFIG, "dropout": 0.2, "max_position_embeddings": 77, "vocab_size": source}.items()
     assert (described["bos_token_id"], described["eos_token_id"], described["decoder_start_token_id"]) == (1, 2, 1)
     with pytest.raises(UserError, match=r"already holds a model\.safetensors"):
-        to_huggingface(tmp_path / "out", model, params)
+        write_marian(tmp_path / "out", model, params)
 
 
 @pytest.mark.parametrize("fields", [{"norm": "pre"}, {"positions": "interleaved"}, {"epsilon": 1e-6}])
-def test_hugging_face_cannot_express(fields, tmp_path):
+def test_what_hugging_face_cannot_express_is_refused(fields, tmp_path):
     ((field, value),) = fields.items()
-    with pytest.raises(UserError, match=f"Hugging Face's Marian computes something else.* {field}={value}, not"):
-        to_huggingface(tmp_path / "out", make_model(**fields), {})
+    with pytest.raises(UserError, match=f"Hugging Face's Marian does not compute this model.* {field}={value}, not"):
+        write_marian(tmp_path / "out", make_model(**fields), {})
     assert not (tmp_path / "out").exists()

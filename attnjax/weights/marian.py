@@ -1,0 +1,230 @@
+"""The formats of Marian's Transformers: as converted for Hugging Face's MarianMTModel, and Marian's own npz."""
+
+from typing import Any
+
+import numpy as np
+import yaml
+
+from attnjax.decoding import Options
+from attnjax.errors import UserError
+from attnjax.models.transformer import Transformer
+from attnjax.nn.positions import sinusoids
+from attnjax.weights.files import Arrays, read_description
+from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, Settings, to_published
+from attnjax.weights.transformer_family import (
+    BIAS,
+    OUTPUT,
+    SOURCE,
+    TARGET,
+    TORCH_DECODER,
+    TORCH_ENCODER,
+    Family,
+    attention,
+    ignored,
+    modules,
+)
+
+
+def _must_be_concatenated_sinusoids(array: np.ndarray) -> str:
+    # The tolerance admits half precision; tensor2tensor's frequencies differ by 0.09 within 64 positions.
+    same = array.ndim == 2 and np.allclose(array, sinusoids(*array.shape, "concatenated"), atol=1e-3)
+    return "" if same else "does not contain sinusoids of frequencies 10000^(-2i/d), all sines before all cosines"
+
+
+def _huggingface_outside(model: Transformer) -> dict[str, str]:
+    target = "model.shared.weight" if model.tie == "all" else "model.decoder.embed_tokens.weight"
+    own = {SOURCE: "model.encoder.embed_tokens.weight", OUTPUT: "lm_head.weight", BIAS: "final_logits_bias"}
+    return {TARGET: target, **own}
+
+
+def _huggingface_prepare(arrays: Arrays) -> Arrays:
+    """Reshapes the output bias: (1, V) -> (V,)."""
+    return {name: array.reshape(-1) if name == "final_logits_bias" else array for name, array in arrays.items()}
+
+
+def _huggingface_settings(model: Transformer) -> Settings:
+    heads = (f"num_heads={model.num_heads}", (model.num_heads,))
+    return {
+        "model_type": ("Marian's architecture", ("marian",)),
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "activation_function": (f"activation={model.activation}", HUGGINGFACE_ACTIVATIONS[model.activation]),
+        "scale_embedding": ("embeddings times sqrt(width)", (True,)),
+    }
+
+
+def _huggingface_description(path, arrays):
+    description = read_description(path)
+    if not isinstance(description.get("pad_token_id"), int):
+        raise UserError(f"'{path}' needs a config.json beside it with pad_token_id, the padding token")
+    return description
+
+
+HUGGINGFACE = Family(
+    format=Format(
+        name="Hugging Face's Marian",
+        marker=r"^model\.encoder\.layers\.0\.self_attn\.q_proj\.weight$",
+        modules=modules("model.{part}.layers.{i}.", TORCH_ENCODER, TORCH_DECODER, _huggingface_outside),
+        prepare=_huggingface_prepare,
+        settings=_huggingface_settings,
+    ),
+    fields={
+        "norm": ("post",),
+        "positions": ("concatenated",),
+        "epsilon": (1e-5,),
+        "activation": tuple(HUGGINGFACE_ACTIVATIONS),
+    },
+    tables={
+        TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
+        SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
+        OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
+        BIAS: ("final_logits_bias",),
+    },
+    buffers={r"embed_positions\.weight$": _must_be_concatenated_sinusoids},
+    describe=_huggingface_description,
+    pad=lambda description: description["pad_token_id"],
+)
+
+
+def to_huggingface(model: Transformer, variables: Arrays) -> tuple[Arrays, dict[str, dict[str, Any]]]:
+    """Returns the arrays, and the contents of config.json and generation_config.json, for transformers' MarianMTModel.
+
+    Token ids are ours: pad 0, bos 1 (the decoder starts from it), eos 2. UserError if that class cannot compute this
+    model.
+    """
+    HUGGINGFACE.check(model)
+    arrays = to_published(variables, HUGGINGFACE.format, model)
+    bias = arrays.get("final_logits_bias", np.zeros(model.target_vocabulary, np.float32))
+    arrays["final_logits_bias"] = bias[None]  # MarianMTModel always has one
+    return arrays, {"config.json": _description(model) | _SPECIAL_IDS, "generation_config.json": _generation(model)}
+
+
+_SPECIAL_IDS = {
+    "pad_token_id": Options.pad,
+    "bos_token_id": Options.bos,
+    "eos_token_id": Options.eos,
+    "decoder_start_token_id": Options.bos,
+    "forced_eos_token_id": Options.eos,
+}
+
+
+def _description(model):
+    return {
+        "architectures": ["MarianMTModel"],
+        "dtype": "float32",
+        "is_encoder_decoder": True,
+        **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
+        "vocab_size": model.source_vocabulary,
+        "decoder_vocab_size": model.target_vocabulary,
+        "share_encoder_decoder_embeddings": model.tie == "all",
+        "tie_word_embeddings": model.tie != "none",
+        "d_model": model.width,
+        "encoder_layers": model.encoder_depth,
+        "decoder_layers": model.decoder_depth,
+        "encoder_ffn_dim": model.mlp_dim,
+        "decoder_ffn_dim": model.mlp_dim,
+        "max_position_embeddings": model.max_length,
+        "dropout": model.dropout,
+        "activation_dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+    }
+
+
+def _generation(model):
+    """The constraints of our searches: no padding or bos in an output, eos at the maximum length."""
+    return _SPECIAL_IDS | {"bad_words_ids": [[Options.pad], [Options.bos]], "max_length": model.max_length}
+
+
+_MARIAN_PARTS = {
+    f"{part}/{leaf}": f"{prefix}{letter}"
+    for part, letter in {"query": "q", "key": "k", "value": "v", "out": "o"}.items()
+    for leaf, prefix in {"kernel": "W", "bias": "b"}.items()
+}
+_MARIAN_MLP = {
+    "mlp/fc1/kernel": "ffn_W1",
+    "mlp/fc1/bias": "ffn_b1",
+    "mlp/fc2/kernel": "ffn_W2",
+    "mlp/fc2/bias": "ffn_b2",
+}
+
+
+def _marian_norm(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}/{leaf}": f"{theirs}_ln_{leaf}" for leaf in ("scale", "bias")}
+
+
+_MARIAN_ENCODER = {
+    **attention("attention", "self_{}", _MARIAN_PARTS),
+    **_marian_norm("norm1", "self_Wo"),
+    **_MARIAN_MLP,
+    **_marian_norm("norm2", "ffn_ffn"),
+}
+_MARIAN_DECODER = {
+    **_MARIAN_ENCODER,
+    **attention("cross_attention", "context_{}", _MARIAN_PARTS),
+    **_marian_norm("norm2", "context_Wo"),
+    **_marian_norm("norm3", "ffn_ffn"),
+}
+
+
+def _marian_outside(model: Transformer) -> dict[str, str]:
+    target = "Wemb" if model.tie == "all" else "decoder_Wemb"
+    own = {SOURCE: "encoder_Wemb", OUTPUT: "decoder_ff_logit_out_W", BIAS: "decoder_ff_logit_out_b"}
+    return {TARGET: target, **own}
+
+
+def _marian_prepare(arrays: Arrays) -> Arrays:
+    """Converts kernels to torch's layout, (in, out) -> (out, in), and vectors (1, N) -> (N,)."""
+    vectors = {name: array.reshape(-1) for name, array in arrays.items() if array.shape[:1] == (1,)}
+    kernels = {name: array.T for name, array in arrays.items() if name not in vectors and not name.endswith("Wemb")}
+    return arrays | vectors | kernels
+
+
+def _marian_settings(model: Transformer) -> Settings:
+    return {
+        "type": ("the Transformer's architecture", ("transformer",)),
+        "transformer-heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
+        "transformer-ffn-activation": (f"activation={model.activation}", (model.activation,)),
+        "transformer-preprocess": ("norm=post", ("",)),
+        "transformer-postprocess": ("norm=post", ("dan", "an")),
+        "transformer-decoder-autoreg": ("self-attention in the decoder", ("self-attention",)),
+        "transformer-train-position-embeddings": ("sinusoidal positions", (False,)),
+        "right-left": ("targets from left to right", (False,)),
+    }
+
+
+def _marian_description(path, arrays):
+    text = arrays.get("special:model.yml", np.zeros(0, np.int8)).astype(np.uint8).tobytes()
+    try:
+        description = yaml.safe_load(text.rstrip(b"\0"))
+    except yaml.YAMLError as error:
+        raise UserError(f"'{path}': special:model.yml is damaged: {str(error).splitlines()[0]}") from error
+    return description if isinstance(description, dict) else {}
+
+
+MARIAN = Family(
+    format=Format(
+        name="Marian's npz",
+        marker=r"^encoder_l1_self_Wq$",
+        modules=modules("{part}_l{n}_", _MARIAN_ENCODER, _MARIAN_DECODER, _marian_outside),
+        prepare=_marian_prepare,
+        settings=_marian_settings,
+        described_in="special:model.yml",
+    ),
+    # Positions and epsilon follow Hugging Face's conversion of such files. Marian itself uses frequencies
+    # 10000^(-i/(d/2-1)) from position 0 and 1e-6 (src/graph/node_initializers.cpp, src/models/transformer.h).
+    fields={
+        "norm": ("post",),
+        "positions": ("concatenated",),
+        "epsilon": (1e-6, 1e-5),
+        "activation": ("relu", "swish"),
+    },
+    tables={
+        TARGET: ("decoder_Wemb", "Wemb"),
+        SOURCE: ("encoder_Wemb", "Wemb"),
+        OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
+        BIAS: ("decoder_ff_logit_out_b",),
+    },
+    buffers={r"^special:": ignored},
+    describe=_marian_description,
+    pad=lambda description: None,
+)
