@@ -17,12 +17,12 @@ from pathlib import Path
 from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.errors import UserError
-from attnjax.runs import folder as run
+from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.initialise import load
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights import huggingface, published
+from attnjax.tasks.classification import ClassificationTask
+from attnjax.weights import published
 
 
 def main() -> None:
@@ -50,20 +50,11 @@ def main() -> None:
         raise UserError("say what to write: --config FILE and --workdir FOLDER, or --huggingface FOLDER")
 
 
-def export_run(workdir: Path, checkpoint: str, folder: Path) -> None:
-    """Writes a run's weights as Hugging Face's."""
-    trained = run.open_run(workdir, checkpoint)
-    config, model = trained.config, trained.task.model
-    huggingface.check_writable(config.model.name)
-    if config.task == "translation":
-        languages = tuple(config.data.languages)
-        readers = huggingface.write_translator(folder, model, trained.params, trained.workload.vocabulary, languages)
-    else:
-        shape = (*config.data.image_size, config.data.channels)
-        readers = huggingface.write_classifier(
-            folder, config.model.name, model, trained.params, trained.workload.classes, shape
-        )
-    print(f"{folder}: weights of step {trained.step:,} for transformers' {readers}")
+def export_run(workdir: Path, checkpoint: str, out: Path) -> None:
+    """Writes a run's weights in Hugging Face's format."""
+    run = folder.open_run(workdir, checkpoint)
+    readers = run.task.export(out, run.params)
+    print(f"{out}: weights of step {run.step:,} for transformers' {readers}")
 
 
 def import_weights(source: Path, config, workdir: Path, class_names: str | None) -> None:
@@ -71,15 +62,13 @@ def import_weights(source: Path, config, workdir: Path, class_names: str | None)
     if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
     weights = published.read(source, config.model, (*config.data.image_size, config.data.channels))
-    classes = _classes(weights, class_names)
-    workload = ClassificationWorkload(config, classes)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=0))
-    fresh = run.create_state(workload, optimizer)
-    converted, report = load(fresh, weights, config)
+    classes, devices = _classes(weights, class_names), make_devices(config)
+    experiment = Experiment(config, devices, ClassificationTask.with_classes(config, devices, classes))
+    converted, report = load(experiment.create_state(), weights, config)
     checkpoints = Checkpoints(workdir, config.best_metric)
     checkpoints.save_weights(converted)
     checkpoints.close()
-    run.write_description(workdir, workload)
+    folder.write_description(workdir, experiment)
     for line in report:
         print(line)
     print(f"{workdir}: {config.model.name} of {len(classes)} classes, from {source}")

@@ -1,7 +1,7 @@
-"""Trains the model of a config; started again in the same folder, goes on where it stopped.
+"""Trains the model of a config; the same command in the same folder resumes from the latest checkpoint.
 
 python experiments/train.py --config configs/digits_vit.py --workdir runs/digits [--config.seed=1 ...]
-python experiments/train.py ... --dry_run    # compiles the step and says what it needs
+python experiments/train.py ... --dry_run    # compiles the step and prints what it needs
 """
 
 import argparse
@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
-    parser.add_argument("--dry_run", action="store_true", help="compile the step and say what it needs; train nothing")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="compile the step, print what it needs, train nothing"
+    )
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
     distributed.start(args)
@@ -25,9 +27,12 @@ def main() -> None:
     elif (args.workdir / "config.json").exists():
         chosen = config.read(args.workdir / "config.json")
     else:
-        raise UserError(f"--config is needed: '{args.workdir}' holds no run to go on with")
+        raise UserError(f"--config is needed: '{args.workdir}' holds no run to resume")
     config.override(chosen, args.overrides)
-    (dry_run.report if args.dry_run else loop.train)(chosen, args.workdir)
+    if args.dry_run:
+        dry_run.report(chosen, args.workdir)
+    else:
+        loop.train(chosen, args.workdir)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from attnjax import models
+from attnjax import __version__
 from attnjax.config.schema import DEFAULTS
 from attnjax.errors import UserError, nearest
 from attnjax.files import write_atomically
 
-# Changing these between the stops of one run cannot change its weights.
+# Changing these when a run is resumed cannot change its weights.
 CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
-# How and where the same model is computed: it changes the weights by rounding, and by what dropout draws, no more.
+# How and where the same model is computed: they change the weights by rounding, and scanned blocks draw other dropout.
 COMPUTING_FIELDS = ("parallel.*", "model.*remat", "model.*scan")  # * is any path
-FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # of which a run that is resumed may have others
+VERSION_FIELD = "attnjax"  # of config.json
+FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # those that may differ when a run is resumed
 
 
 def load(spec: str) -> ConfigDict:
     """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config.
 
-    UserError for an argument it does not take, and for a field that its task has not or of another type.
+    UserError for an argument that it does not take, and for a field that its task does not have or of another type.
     """
     path, _, arguments = spec.partition(":")
     get_config = _function(path, "get_config")
@@ -54,7 +55,7 @@ def load(spec: str) -> ConfigDict:
 
 
 def _refuse_unknown(config, known, where):
-    """Refuses fields that are not `known`, but for those of a model, which `attnjax.models.fields` knows."""
+    """Raises UserError for fields that are not `known`, but for a model's, which `models.fields` checks."""
     for name, value in config.items():
         if name not in known:
             raise UserError(f"{where} has no field '{name}', {nearest(name, known)}")
@@ -119,16 +120,17 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
 
 
 def save(config: ConfigDict, path: Path) -> None:
-    write_atomically(path, json.dumps(resolve(config).to_dict(), indent=2) + "\n")
+    """Writes a config as JSON, with the version of attnjax that wrote it."""
+    write_atomically(path, json.dumps({VERSION_FIELD: __version__} | resolve(config).to_dict(), indent=2) + "\n")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Returns a copy with plain values in place of references."""
+    """Returns a copy with references replaced by their values."""
     return config.copy_and_resolve_references()
 
 
 def read(path: Path) -> ConfigDict:
-    """Returns a config saved in a run folder; fields that came later than the run have their defaults."""
+    """Returns a config saved in a run folder; UserError if it is damaged, or another version of attnjax wrote it."""
 
     def tuples(value):
         if isinstance(value, dict):
@@ -137,10 +139,11 @@ def read(path: Path) -> ConfigDict:
 
     try:
         saved = tuples(json.loads(path.read_text()))
-        config = DEFAULTS[saved.get("task", "classification")]()
+        if (version := saved.pop(VERSION_FIELD, "an unknown version")) != __version__:
+            raise UserError(f"'{path}' was written by attnjax {version}, and this is {__version__}: use that version")
+        config = DEFAULTS[saved["task"]]()
         with config.unlocked():
             config.update(saved)
-            config.model = _complete(config.model)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -148,14 +151,8 @@ def read(path: Path) -> ConfigDict:
     return config
 
 
-def _complete(model):
-    """Returns a model's fields, and those of its parts, with the defaults of all that are missing."""
-    given = {key: _complete(value) if isinstance(value, ConfigDict) else value for key, value in model.items()}
-    return models.fields(**given)
-
-
 def flat(config: ConfigDict) -> dict[str, Any]:
-    """Returns dotted path -> value of all fields."""
+    """Returns dotted path -> value for all fields."""
     return dict(_flat(resolve(config)))
 
 
@@ -168,7 +165,7 @@ def _flat(config, prefix=""):
 
 
 def differences(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> list[str]:
-    """Returns `field: old -> new` for each field that differs, but for those that one of the patterns `free` fits."""
+    """Returns `field: old -> new` for each field that differs, except those that match one of the patterns `free`."""
     old, new = flat(old), flat(new)
     missing = object()
     return [

@@ -1,4 +1,5 @@
 """Placeholder until the models' owner brings the tables here."""
+
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 ATTENTION: Rules = (
     (r"(query|key|value)/kernel", ("fsdp", "tensor", None)),  # width, heads, features of a head

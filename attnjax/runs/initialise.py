@@ -1,7 +1,7 @@
 """Initializes a run from the weights of a run folder or a published file."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -10,12 +10,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from attnjax.config import differences, resolve
+from attnjax.config import differences, override, resolve
 from attnjax.errors import UserError
 from attnjax.models.crossvit import branch_grids
 from attnjax.models.swin import padded_grid
 from attnjax.models.vit import patch_grid
-from attnjax.runs.folder import Run, abstract_state, open_run
+from attnjax.runs.experiment import Experiment, make_devices
+from attnjax.runs.folder import Run, open_run
+from attnjax.tasks.classification import ClassificationTask
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.fitting import fit
@@ -95,11 +97,25 @@ def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
     UserError if its model only takes images of one size: a fully connected layer over all pixels, as in the MLP and
     LeNet-5, does.
     """
+    run.expect("classification")
     config = resolve(run.config)
     config.data.image_size = image_size
-    workload = dataclasses.replace(run.workload, config=config)
-    state, _ = load(abstract_state(workload), _weights_of(run, f"the run at {image_size}"), config)
-    return dataclasses.replace(run, workload=workload, params=state.params)
+    devices = run.experiment.devices
+    task = ClassificationTask.with_classes(config, devices, run.task.classes)
+    experiment = Experiment(config, devices, task)
+    state, _ = load(experiment.state_shapes(), _weights_of(run, f"the run at {image_size}"), config)
+    return dataclasses.replace(run, experiment=experiment, params=state.params)
+
+
+def with_overrides(run: Run, workdir: Path, overrides: Sequence[tuple[str, str]]) -> Run:
+    """Returns a run with config fields overridden, (dotted path, text), to evaluate it; see `at_image_size`."""
+    config = resolve(run.config)
+    override(config, overrides)
+    if config.data.get("image_size") != run.config.data.get("image_size"):
+        run = at_image_size(run, tuple(config.data.image_size))
+    given = any(path.startswith("parallel.") for path, _ in overrides)
+    devices = make_devices(config) if given else run.experiment.devices
+    return dataclasses.replace(run, experiment=Experiment.from_run(config, workdir, devices=devices))
 
 
 def _grids(model: ConfigDict, image_size: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
@@ -121,7 +137,7 @@ def _part(state: TrainState, name: str) -> TrainState:
 def _weights_of(run: Run, source: str) -> Weights:
     variables = flatten_dict({"params": run.params, **run.model_state}, sep="/")
     of_images = run.config.task == "classification"
-    classes = run.workload.classes if of_images else ()
+    classes = run.task.classes if of_images else ()
     return Weights(
         source=source,
         variables={path: np.asarray(array) for path, array in variables.items()},

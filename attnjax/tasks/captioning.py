@@ -77,9 +77,11 @@ class CaptioningTask:
         """Returns the task with no data open; UserError where the model cannot take the config's batches."""
         if config.data.batching.method == "pack":
             raise UserError("data.batching.method=pack is for translation: each row here has its own image")
-        frozen = "encoder" in config.optimizer.freeze
-        model = models.build(config.model, **vocabulary_sizes(vocabulary), freeze_encoder=frozen)
-        sees = ("image",) if hasattr(model, "encoder") and hasattr(model, "text") else ()
+        frozen, sizes = "encoder" in config.optimizer.freeze, vocabulary_sizes(vocabulary)
+        if config.model.get("name") == "captioner":
+            model, sees = models.build_captioner(config.model, freeze_encoder=frozen, **sizes), ("image",)
+        else:
+            model, sees = models.build(config.model, **sizes), ()
         reads = (*(("source",) if config.data.image_lines else ()), *sees)
         if not reads:
             raise UserError(f"a {config.model.name} cannot see images: captions need a model of captioner")

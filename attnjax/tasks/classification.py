@@ -24,7 +24,7 @@ from attnjax.tasks.report import TestReport
 from attnjax.tasks.splits import Splits, this_shard
 from attnjax.training.devices import Devices, check_batch_size
 from attnjax.training.step import make_eval_step
-from attnjax.weights import published
+from attnjax.weights import huggingface
 
 CLASSES_FILE = "classes.json"
 
@@ -89,7 +89,7 @@ class ClassificationTask:
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model with `params` for Hugging Face's transformers; returns the class that reads it."""
         arguments = (self.objective.model, params, self.classes, self.image_format.shape)
-        return published.write_classifier(folder, self.model_name, *arguments)
+        return huggingface.write_classifier(folder, self.model_name, *arguments)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from attnjax.data.fingerprint import digest
 from attnjax.data.text import pipeline
-from attnjax.data.text.batching import Batch, Batching, Layout, train_layout
+from attnjax.data.text.batching import Batching, Layout, train_layout
 from attnjax.data.text.corpus import encode_pairs, training_corpus
 from attnjax.data.text.sources import PairSource
 from attnjax.data.text.vocabulary import Sampling, Vocabulary, load_vocabulary, train_vocabulary
@@ -82,11 +82,9 @@ class TrainingPairs:
 
     def batches(self, **options):
         """Returns this process's endless iterator, which can be checkpointed; `options` are `train_iterator`'s."""
-        return pipeline.train_iterator(
-            self._corpus, self.batching, seed=self.seed, shard=this_shard(), **options
-        )
+        return pipeline.train_iterator(self._corpus, self.batching, seed=self.seed, shard=this_shard(), **options)
 
-    def shapes(self, batch: Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    def shapes(self, batch: pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         """Returns the shapes of each kind of batch, of this process's rows, with the arrays that `batch` has."""
 
         def shape(name, x, rows, source, target):
@@ -97,9 +95,7 @@ class TrainingPairs:
         return [{name: shape(name, x, *sizes) for name, x in batch.items()} for sizes in self.layout.shapes]
 
 
-def eval_batches(
-    pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int
-) -> Iterable[Batch]:
+def eval_batches(pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int) -> Iterable[pipeline.Batch]:
     """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
     return pipeline.eval_batches(
         encode_pairs(pairs, vocabulary),
@@ -107,10 +103,6 @@ def eval_batches(
         row_multiple=row_multiple(devices),
         shard=this_shard(),
     )
-
-
-def _shard():
-    return Shard(jax.process_index(), jax.process_count())
 
 
 def with_perplexity(means: dict[str, float]) -> dict[str, float]:

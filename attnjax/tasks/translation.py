@@ -25,14 +25,13 @@ from attnjax.tasks.search import GREEDY, Candidate, Searcher
 from attnjax.tasks.splits import Splits
 from attnjax.training.devices import Devices
 from attnjax.training.step import make_eval_step
-from attnjax.weights import published
+from attnjax.weights import huggingface
 
 
 @dataclasses.dataclass(frozen=True)
 class TranslationTask:
     """Translation of sentences; see `attnjax.tasks.Task`. bleu: the config's `bleu` group. training: while training."""
 
-    model_name: str
     objective: SequenceObjective
     vocabulary: Vocabulary
     languages: tuple[str, str]
@@ -75,7 +74,6 @@ class TranslationTask:
         objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form)
         limit = getattr(model, "max_length", 1024)
         return cls(
-            model_name=config.model.name,
             objective=objective,
             vocabulary=vocabulary,
             languages=tuple(config.data.languages),
@@ -90,9 +88,7 @@ class TranslationTask:
 
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model with `params`, and its subwords, for Hugging Face; returns the classes that read it."""
-        return published.write_translator(
-            folder, self.model_name, self.objective.model, params, self.vocabulary, self.languages
-        )
+        return huggingface.write_translator(folder, self.objective.model, params, self.vocabulary, self.languages)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,1 +1,1 @@
-"""Training steps: state, objective gradients, optimizer, and how they are mapped over devices. Knows no files and no config."""
+"""Training steps: state, gradients, optimizer, and how they are mapped over devices; no files, no config."""

@@ -104,9 +104,10 @@ class Devices:
 
     def evaluate(self, step: Callable) -> Callable:
         """Returns `step(variables, batch)` compiled; its results are sums over the rows of a batch."""
-        if self.kind == "pmap":
-            step = self._mapped(lambda variables, batch, step=step: jax.lax.psum(step(variables, batch), AXIS), P())
-        compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, P()))
+        function = step
+        if self._maps:
+            function = self._mapped(lambda variables, batch: jax.lax.psum(step(variables, batch), AXIS), P())
+        compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(self.place(variables), self._global(batch))
 
     def per_example(self, function: Callable) -> Callable:
@@ -114,12 +115,17 @@ class Devices:
 
         Every process brings the whole batch, and gets the whole result.
         """
-        if self.kind == "pmap":
+        if self._maps:
             function = self._mapped(function, P(AXIS))
         compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(
             self.place(variables), jax.tree.map(lambda x: _put(np.asarray(x), self._rows), batch)
         )
+
+    @property
+    def _maps(self):
+        """Whether each device runs a program of its own; on one device there is nothing to map over."""
+        return self.kind == "pmap" and self.data > 1
 
     @property
     def _rows(self):
@@ -131,8 +137,6 @@ class Devices:
 
     def _mapped(self, function, out_specs):
         """Returns function(replicated, batch) as a program of each device, on its share of the rows."""
-        if self.data == 1:
-            return function
         in_specs = (P(), P(AXIS))
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
@@ -147,7 +151,7 @@ class Devices:
 
         if self.kind == "jit":
             return jax.jit(sharded, donate_argnums=0)
-        return jax.jit(step if self.data == 1 else self._mapped(data_parallel, P()), donate_argnums=0)
+        return jax.jit(self._mapped(data_parallel, P()) if self._maps else step, donate_argnums=0)
 
     def _all_gather(self, params):
         """All-gathers parameters over "fsdp" before the forward pass.
@@ -169,9 +173,7 @@ def _put(x, sharding):
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def make(
-    kind: str = "pmap", data: int = 0, fsdp: int = 1, tensor: int = 1, *, rules: Rules | None = ()
-) -> Devices:
+def make(kind: str = "pmap", data: int = 0, fsdp: int = 1, tensor: int = 1, *, rules: Rules | None = ()) -> Devices:
     """Returns all devices as a mesh; `data` is the number that the other axes leave where it is 0.
 
     UserError for an unknown kind, and for sizes that do not fit the devices.

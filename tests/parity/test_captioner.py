@@ -16,8 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import models
 from attnjax.decoding import Options
 from attnjax.objectives.sequence import SequenceObjective
-from attnjax.weights import transformer as text_weights
-from attnjax.weights import vit
+from attnjax.weights import marian, vit
 from attnjax.weights.naming import Format, from_published, to_published
 
 torch = pytest.importorskip("torch")
