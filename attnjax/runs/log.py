@@ -22,24 +22,24 @@ ROWS_FILE = "metrics.jsonl"
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics.jsonl, without a last one that was not written to its end."""
+    """Returns the rows of a run's metrics.jsonl, without an incomplete last one."""
     path = workdir / ROWS_FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _drop_later_rows(workdir, step):
-    """Removes the rows after `step`, which a resumed run takes again; returns those that are left."""
+    """Removes the rows after `step`, which a resumed run writes again; returns the rest."""
     rows = [row for row in read_rows(workdir) if row["step"] <= step]
     write_atomically(workdir / ROWS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
 class RunLog:
-    """Writes a run's numbers and messages.
+    """Writes a run's metrics and messages.
 
-    On a terminal a progress bar shows the newest numbers; elsewhere each row is a plain line. train.log gets the lines
-    either way. Of several processes the first one alone writes. WriteError where a file cannot be written.
+    On a terminal a progress bar shows the latest metrics; elsewhere each row is a plain line. train.log gets all lines
+    either way. Only the first of several processes writes. WriteError if a file cannot be written.
     """
 
     def __init__(self, workdir: Path, start: int, steps: int):
@@ -67,12 +67,12 @@ class RunLog:
             self._progress.start()
 
     def message(self, text: str) -> None:
-        """Shows a line and keeps it in train.log."""
+        """Prints a line, and writes it to train.log."""
         self.console.print(text, markup=False, soft_wrap=True)
         self._log_line(text)
 
     def table(self, rows: dict[str, str]) -> None:
-        """Shows the closing table, and keeps its rows in train.log."""
+        """Prints the closing table, and writes its rows to train.log."""
         if self._progress is not None:
             self._progress.stop()
         table = Table(show_header=False)
@@ -86,9 +86,9 @@ class RunLog:
             self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Records the numbers of a split ("train", "validation") after `step` steps, and the seconds they took.
+        """Records the metrics of a split ("train", "validation") after `step` steps, with the seconds trained so far.
 
-        Of a resumed run these are the seconds of all its starts, but for what was taken twice.
+        In a resumed run, the seconds of its earlier starts are included, up to the checkpoint that it resumed from.
         """
         if self._events is None:
             return
@@ -112,7 +112,7 @@ class RunLog:
             self._progress.print(line, markup=False)
 
     def keep_batch(self, step: int, batch: dict) -> Path:
-        """Writes the arrays of this process's batch, by which a step diverged, and returns the file."""
+        """Writes this process's part of the batch with which a step diverged, and returns the file."""
         process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._workdir / f"nonfinite_step_{step}{process}.npz"
         with writing(self._workdir):
@@ -123,14 +123,14 @@ class RunLog:
         if self._progress is not None:
             self._progress.stop()
         for file in filter(None, (self._jsonl, self._file, self._events)):
-            with contextlib.suppress(OSError):  # each line was written, or was an error, as it came
+            with contextlib.suppress(OSError):  # every line was flushed already, or reported as an error
                 file.close()
 
 
 def _events(folder, start):
-    """Returns a writer of TensorBoard events, whose steps after `start` take the place of earlier ones.
+    """Returns a writer of TensorBoard events, whose steps after `start` replace those written before.
 
-    Not tensorboardX's SummaryWriter: that writes in a thread, and waits for it for ever when the disk is full.
+    This is not tensorboardX's SummaryWriter, which writes in a thread, and waits for it forever when the disk is full.
     """
     folder.mkdir(exist_ok=True)
     writer = EventsWriter(str(folder / "events"))
