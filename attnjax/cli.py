@@ -1,4 +1,4 @@
-"""What all entry points share: `--config.a.b=v` overrides, and mistakes shown as one line with exit code 2."""
+"""Shared by all entry points: `--config.a.b=v` overrides, and user errors as one line with exit code 2."""
 
 import argparse
 import ctypes
@@ -14,14 +14,14 @@ import jax
 
 from attnjax.errors import UserError
 
-CHECKPOINT_HELP = "best (by validation; else the latest), latest, average (of the last keep_checkpoints), or a step"
+CHECKPOINT_HELP = "best (on validation, else latest), latest, average (of the last keep_checkpoints), or a step"
 
-# glibc's malloc.h: M_TRIM_THRESHOLD never, M_MMAP_MAX none, M_ARENA_MAX one
+# From glibc's malloc.h: M_TRIM_THRESHOLD off, M_MMAP_MAX 0, M_ARENA_MAX 1.
 _MALLOC_OPTIONS = {-1: -1, -4: 0, -8: 1}
 
 
 def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line; `--config.PATH=VALUE` (or ` VALUE`) go to `args.overrides` as (PATH, VALUE)."""
+    """Parses the command line; each `--config.PATH=VALUE` (or ` VALUE`) becomes (PATH, VALUE) in `args.overrides`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     rest, overrides = [], []
     while arguments:
@@ -41,9 +41,9 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = Non
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc, where it is there, not to give freed arrays back to the kernel.
+    """Stops glibc, if present, from returning freed memory to the kernel.
 
-    By its defaults every step on a CPU maps its buffers anew, and spends up to half of its time in page faults.
+    With its defaults every step on CPU maps its buffers again and spends up to half of its time in page faults.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -52,9 +52,9 @@ def keep_freed_memory() -> None:
 
 
 def _quieten_orbax():
-    """Orbax reports every file it writes, and shows the traceback of what it raises besides.
+    """Silences Orbax: it logs every file it writes and the traceback of every error it also raises.
 
-    After a save that failed, those of its writes that are still under way tell that nobody waits for them.
+    After a failed save, its pending writes warn that they were never awaited.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -68,11 +68,11 @@ def _show_unraisable(raised):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an entry point; a UserError becomes one line on stderr and its exit code, mostly 2; Ctrl-C becomes 130."""
+    """Runs an entry point. A UserError is shown as one line, with its exit code (mostly 2); after Ctrl-C it is 130."""
     keep_freed_memory()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     _quieten_orbax()
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     try:

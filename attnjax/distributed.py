@@ -1,4 +1,4 @@
-"""Several processes, of one host or more, as one computation: `jax.distributed` by flags, or found on a cluster."""
+"""Multi-process training on one host or more: `jax.distributed`, set up from flags or by a cluster's environment."""
 
 import argparse
 import os
@@ -10,31 +10,31 @@ from attnjax.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `start` reads."""
-    group = parser.add_argument_group("several processes (on SLURM and TPU pods they find each other)")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0 that all can reach")
-    group.add_argument("--processes", type=int, help="how many there are")
-    group.add_argument("--process", type=int, help="the number of this one, from 0")
+    group = parser.add_argument_group("several processes (automatic on SLURM and TPU pods)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, reachable from all")
+    group.add_argument("--processes", type=int, help="number of processes")
+    group.add_argument("--process", type=int, help="index of this process, from 0")
 
 
 def start(args: argparse.Namespace) -> None:
-    """Joins the other processes, if there are any; UserError if the flags do not fit, or the others are not found."""
+    """Connects to the other processes, if any; UserError if the flags are inconsistent or the connection fails."""
     given = (args.coordinator, args.processes, args.process)
     if given == (None, None, None):
         if _on_cluster():
             _initialise()
         return
     if None in given:
-        raise UserError("--coordinator, --processes and --process go together: each process needs all three")
+        raise UserError("--coordinator, --processes and --process go together: every process needs all three")
     if not 0 <= args.process < args.processes:
-        raise UserError(f"--process {args.process} of --processes {args.processes}: it should be from 0 to one less")
+        raise UserError(f"--process {args.process} of --processes {args.processes}: it must be at least 0 and less")
     if ":" not in args.coordinator:
-        raise UserError(f"--coordinator {args.coordinator}: it should be HOST:PORT")
+        raise UserError(f"--coordinator {args.coordinator}: it must be HOST:PORT")
     _initialise(coordinator_address=args.coordinator, num_processes=args.processes, process_id=args.process)
 
 
 def _on_cluster() -> bool:
-    """Returns whether this is one of several tasks of a SLURM step, or one of several workers of a TPU pod."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # set by srun, not in a batch script itself
+    """Whether this is one of several tasks of a SLURM step or workers of a TPU pod."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")  # set by srun, absent in the batch script
     return tasks != "1" or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
@@ -42,4 +42,4 @@ def _initialise(**options):
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes do not find each other: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot connect to the other processes: {str(error).splitlines()[0]}") from error

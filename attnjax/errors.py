@@ -1,11 +1,11 @@
-"""The exceptions that the user is to see: shown as a single line, with an exit code."""
+"""Exceptions meant for the user: shown as one line, with an exit code, instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Says in one line what is wrong and what would be right. `exit_code` is the program's."""
+    """A user's mistake; the message says in one line what is wrong and what would be right."""
 
     exit_code = 2
 
@@ -15,7 +15,7 @@ class WriteError(UserError):
 
 
 class Diverged(UserError):
-    """A training whose loss or gradient is no number any more: nothing was wrong with what the user typed."""
+    """Training stopped at a loss or gradient that is NaN or infinite; nothing the user typed was wrong."""
 
     exit_code = 1
 
@@ -26,3 +26,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def check_choice(what: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError if `value` is not one of the known names of a `what`."""
+    known = list(known)
+    if value not in known:
+        raise UserError(f"unknown {what} '{value}', {nearest(value, known)}")

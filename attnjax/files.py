@@ -1,4 +1,4 @@
-"""Writing so that a stop at any moment leaves the old file or the new one, and a full disk is one clear line."""
+"""Atomic file writes, and write errors (a full or read-only disk) as one line."""
 
 import contextlib
 import errno
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from attnjax.errors import WriteError
 
-# What a library may tell in words alone, where the system gave it a number.
+# Reasons that a library may report as text, without the errno.
 _REASONS = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)]
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Writes a whole file, or, if it is stopped, nothing: the next call cleans up what that may leave."""
+    """Writes a file atomically: if interrupted, the old one is intact; the next call overwrites the temporary file."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
@@ -24,7 +24,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a WriteError that names the folder and the reason."""
+    """Turns an OSError raised in the block into a WriteError that names the folder and the reason."""
     try:
         yield
     except OSError as error:
@@ -32,8 +32,9 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Returns in a few words why something could not be written; looks into what caused the error."""
-    text, seen, current = str(error), [], error
+    """Returns in a few words why a write failed, from the error and its chain of causes."""
+    text, seen = str(error), []
+    current: BaseException | None = error
     if text.startswith("NOT_FOUND"):
         return os.strerror(errno.ENOENT)
     while current is not None and current not in seen:

@@ -1,4 +1,4 @@
-"""Two processes train as one does, and what they leave opens anywhere."""
+"""Training in two processes equals training in one, and its checkpoints open in either."""
 
 import shutil
 import socket
@@ -20,7 +20,7 @@ SHORT = {
 
 @pytest.fixture(scope="module")
 def train(process):
-    """Trains in so many processes at once: train(workdir, count, *arguments) -> what the first one printed."""
+    """Trains in `count` processes at once: train(workdir, count, *arguments) -> stdout of process 0."""
 
     def call(workdir, count, *arguments):
         with socket.socket() as free:
@@ -64,7 +64,7 @@ def test_flags_that_do_not_fit_are_one_line(entry, tmp_path):
     for flags, message in (
         (["--processes", 2], "go together"),
         (["--coordinator", "host:1", "--processes", 2, "--process", 2], "--process 2 of --processes 2"),
-        (["--coordinator", "host", "--processes", 2, "--process", 1], "it should be HOST:PORT"),
+        (["--coordinator", "host", "--processes", 2, "--process", 1], "it must be HOST:PORT"),
     ):
         code, out, err = entry("train", "--config", CONFIG, "--workdir", tmp_path, *flags)
         assert (code, out) == (2, "") and message in err and err.count("\n") == 1

@@ -1,25 +1,35 @@
-"""Sequence generation: greedy, sampling and beam search over any decoder given as a cache and a step.
+"""Autoregressive decoding: greedy search, sampling and beam search, for any decoder with a KV cache or other state.
 
 A decoder is a function
 
     step(cache, token, position) -> (logits, cache)
 
-with token (N,) int32, position () int32 counting from 0, logits (N, V) float. N = batch * hypotheses, an example's
-hypotheses side by side. At position 0 the token is `bos` and the cache is as given to the search, repeated for every
-hypothesis. `cache` is any pytree of arrays with a leading axis of the batch: what depends on a hypothesis' own tokens
-(keys and values of its self-attention, the state of an RNN), since a search reorders it at every step. What an
-example's hypotheses share (the encoder's output, its keys and values, masks) `step` may close over instead, repeated
-by `expand`, which saves reordering equal rows.
+with token (N,) int32, position () int32 from 0, logits (N, V) float. N = B * K: the K hypotheses of an example are
+consecutive rows. At position 0 the token is `bos` and the cache is the one given to the search, repeated for every
+hypothesis. `cache` is any pytree of arrays whose leading axis is the batch. It holds what depends on a hypothesis' own
+tokens (keys and values of self-attention, the state of an RNN), because beam search reorders it at every step. What the
+hypotheses of an example share (the encoder's output, its keys and values, masks) can be closed over by `step` instead,
+repeated with `expand`; this saves reordering equal rows.
 
-Everything runs inside jit, with shapes fixed by `Options`; a search stops as soon as the whole batch has. An example's
-result does not depend on its batch. Attention maps are not decoding's business: run the model once more on the finished
-tokens, teacher-forced, as `score` needs it to be run too.
+Everything runs inside jit with shapes fixed by `Options`; a search stops once every example in the batch has finished.
+The result for an example does not depend on its batch. For attention maps, or for the logits that `score` needs, run
+the model again on the finished tokens with teacher forcing.
 """
 
 from attnjax.decoding.beam import beam_search
-from attnjax.decoding.options import LENGTH_PENALTIES, Options
+from attnjax.decoding.options import LENGTH_PENALTIES, Options, SamplingOptions
 from attnjax.decoding.sampling import greedy, sample
 from attnjax.decoding.score import Hypotheses, score
 from attnjax.decoding.steps import expand
 
-__all__ = ["LENGTH_PENALTIES", "Hypotheses", "Options", "beam_search", "expand", "greedy", "sample", "score"]
+__all__ = [
+    "LENGTH_PENALTIES",
+    "Hypotheses",
+    "Options",
+    "SamplingOptions",
+    "beam_search",
+    "expand",
+    "greedy",
+    "sample",
+    "score",
+]

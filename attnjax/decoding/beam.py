@@ -1,9 +1,7 @@
-"""Beam search; with early stopping by fairseq's rules (`fairseq/sequence_generator.py`), whose cases it reproduces.
+"""Beam search. With early stopping it follows `fairseq/sequence_generator.py` and reproduces its test cases.
 
 Shapes: B batch, K beams, L maximum length, V vocabulary.
 """
-
-from typing import Any
 
 import flax
 import jax
@@ -11,20 +9,22 @@ import jax.numpy as jnp
 
 from attnjax.decoding.options import Options
 from attnjax.decoding.score import Hypotheses, normalise
-from attnjax.decoding.steps import batch_size, expand, forced_tokens, next_log_probs
+from attnjax.decoding.steps import Ints, PyTree, Step, batch_size, expand, forced_tokens, next_log_probs
 
 
-def beam_search(step, cache, options: Options, *, max_lengths=None, prefix=None) -> Hypotheses:
-    """Returns the best hypotheses found, all different, best first: Hypotheses (B, n_best).
+def beam_search(
+    step: Step, cache: PyTree, options: Options, *, max_lengths: Ints = None, prefix: Ints = None
+) -> Hypotheses:
+    """Returns the best distinct hypotheses found, best first: Hypotheses (B, n_best).
 
-    Each step takes the 2K likeliest continuations of the K open hypotheses, by summed log-probability. An eos among the
-    first K of them finishes a hypothesis (one further down is dropped); the first K that are not eos stay open. The K
-    best finished ones, by length-normalised score, are kept. An example is done when no open hypothesis can end better
-    than `n_best` of them, even if all of its further tokens were certain, or none is open. A prefix with eos in it
-    gives one hypothesis.
+    Each step takes the 2K most probable continuations of the K open hypotheses, by summed log-probability. An eos among
+    the first K finishes a hypothesis (an eos ranked lower is dropped); the first K that are not eos stay open. The K
+    best finished hypotheses are kept, by length-normalised score. An example is done when no hypothesis is open, or
+    none could still beat the best `n_best` finished ones even if all its remaining tokens had probability 1. A prefix
+    that contains eos yields one hypothesis.
 
-    With `options.early_stopping` it is done when K have finished, and what would finish later is not waited for: of a
-    model that is sure of itself, the K are soon full of unlikely ends, and its likeliest output may be lost.
+    With `options.early_stopping` an example is done once K hypotheses have finished. A confident model soon fills these
+    K places with improbable short outputs, so its most probable output may be lost.
 
     Args:
       step, cache, max_lengths, prefix: as for `greedy`.
@@ -51,13 +51,13 @@ def beam_search(step, cache, options: Options, *, max_lengths=None, prefix=None)
 class _Beams:
     tokens: jax.Array  # (B, K, L)
     log_probs: jax.Array  # (B, K, L)
-    totals: jax.Array  # (B, K), summed log-probabilities; -inf for a beam that is not there
+    totals: jax.Array  # (B, K), summed log-probabilities; -inf for an empty beam
 
 
 @flax.struct.dataclass
 class _State:
     position: jax.Array  # ()
-    cache: Any
+    cache: PyTree
     open: _Beams
     finished: Hypotheses  # (B, K), best first
 
@@ -69,13 +69,13 @@ def _start(cache, batch, options):
     return _State(
         position=jnp.zeros((), jnp.int32),
         cache=cache,
-        open=_Beams(tokens, log_probs, nothing.at[:, 0].set(0.0)),  # all beams would start alike: only the first does
+        open=_Beams(tokens, log_probs, nothing.at[:, 0].set(0.0)),  # one beam: several would all find the same
         finished=Hypotheses(tokens, jnp.zeros(shape[:2], jnp.int32), nothing, log_probs),
     )
 
 
 def _continue(beams, log_probs, position):
-    """Returns the 2K likeliest continuations, likeliest first: their parents (B, 2K), and themselves."""
+    """Returns the 2K most probable continuations, most probable first: (their parents (B, 2K), the beams)."""
     batch, k, vocabulary_size = log_probs.shape
     totals = (beams.totals[..., None] + log_probs).reshape(batch, -1)
     totals, best = jax.lax.top_k(totals, 2 * k)
@@ -87,8 +87,9 @@ def _continue(beams, log_probs, position):
 
 
 def _searching(state, options):
-    """Returns which examples go on, (B,)."""
-    ends = jnp.array([state.position + 1, options.max_length])  # the penalty grows with the length, or falls
+    """Returns which examples are still searching, (B,) bool."""
+    # The penalty is monotonic in the length, so the best score to expect is at one of these.
+    ends = jnp.array([state.position + 1, options.max_length])
     attainable = normalise(state.open.totals.max(-1, keepdims=True), ends, options).max(-1)
     scores = state.finished.scores
     better = jnp.isneginf(scores[:, -1]) if options.early_stopping else attainable > scores[:, options.n_best - 1]
@@ -96,11 +97,11 @@ def _searching(state, options):
 
 
 def _finish(finished, candidates, ends, length, options):
-    """Returns the best K of the finished ones and the candidates that end, among the first K; best first."""
+    """Returns the best K of `finished` and those of the first K candidates that end, best first."""
     batch, k = finished.lengths.shape
-    # Masked, not sliced to K: XLA runs a top-k whose result is sliced again as a full sort, 100 times slower on CPU.
+    # Masked, not sliced to K: on CPU, XLA replaces a top-k whose result is sliced by a full sort, 100 times slower.
     ends &= jnp.isfinite(candidates.totals) & (jnp.arange(2 * k) < k)
-    if options.early_stopping:  # only while there is room
+    if options.early_stopping:  # only while fewer than K have finished
         ends &= (finished.lengths > 0).sum(1, keepdims=True) + jnp.cumsum(ends, axis=1) <= k
     new = Hypotheses(
         tokens=candidates.tokens,
@@ -109,7 +110,7 @@ def _finish(finished, candidates, ends, length, options):
         log_probs=candidates.log_probs,
     )
     every = jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), finished, new)
-    _, best = jax.lax.top_k(every.scores, k)  # of equals the first: empty places, if any
+    _, best = jax.lax.top_k(every.scores, k)  # of equal scores the first
     return _take(every, best)
 
 
@@ -120,7 +121,7 @@ def _take(tree, index):
 
 
 def _reorder(cache, parents):
-    """Returns the cache (B * K, ...) with each hypothesis' row taken from its parent's, (B, K)."""
+    """Returns the cache (B * K, ...) with each hypothesis' row copied from its parent's; parents (B, K)."""
     batch, k = parents.shape
     rows = (jnp.arange(batch)[:, None] * k + parents).reshape(-1)
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=0, mode="clip"), cache)

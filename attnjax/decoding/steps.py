@@ -1,33 +1,43 @@
-"""One step of decoding, common to all searches: run the model, then allow only what the options allow.
+"""The decoding step that all searches share: run the model, then forbid the tokens that the options rule out.
 
-Shapes: B batch, K hypotheses of an example, L maximum length, V vocabulary.
+Shapes: B batch, K hypotheses per example, L maximum length, V vocabulary.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from attnjax.decoding.options import Options
 
+PyTree = Any
+Ints = ArrayLike | None
+Step = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # see the package's docstring
 
-def expand(tree, times: int):
-    """Returns a pytree of arrays (B, ...) with each row repeated, (B * times, ...): rows 0 0 1 1 for two times."""
+
+def expand(tree: PyTree, times: int) -> PyTree:
+    """Repeats each row of a pytree of arrays, (B, ...) -> (B * times, ...): rows 0 0 1 1 if `times` is 2."""
     return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
 
 
-def batch_size(cache) -> int:
-    """Returns the leading axis that all of the cache's leaves share; ValueError if they do not."""
+def batch_size(cache: PyTree) -> int:
+    """Returns the size of the leading axis that all leaves of the cache share; ValueError if they do not."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(cache)]
     if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
-        raise ValueError(f"all leaves of a decoding cache need the batch as leading axis; the shapes are {shapes}")
+        raise ValueError(
+            f"all leaves of a decoding cache need the batch as their leading axis; the shapes are {shapes}"
+        )
     return shapes[0][0]
 
 
-def forced_tokens(batch: int, options: Options, max_lengths, prefix):
-    """Returns the token that is forced at each position, (B, L) int32; pad where the search is free.
+def forced_tokens(batch: int, options: Options, max_lengths: Ints, prefix: Ints) -> jax.Array:
+    """Returns the token forced at each position, (B, L) int32; pad where none is.
 
     Args:
-      max_lengths: (B,) int, at most options.max_length, or None: where eos is forced, whatever the prefix says.
-      prefix: (B, P) int, the output's first tokens without bos, padded with pad, or None.
+      max_lengths: (B,) int or None, at most options.max_length: eos is forced there, even against the prefix.
+      prefix: (B, P) int or None, the output's first tokens, without bos, padded with pad.
     """
     forced = jnp.full((batch, options.max_length), options.pad, jnp.int32)
     if prefix is not None:
@@ -37,11 +47,13 @@ def forced_tokens(batch: int, options: Options, max_lengths, prefix):
     return forced.at[jnp.arange(batch), limits - 1].set(options.eos)
 
 
-def next_log_probs(step, cache, tokens, position, forced, options: Options):
-    """Runs the decoder once; returns the next token's log-probabilities (B, K, V), -inf where forbidden, and the cache.
+def next_log_probs(
+    step: Step, cache: PyTree, tokens: jax.Array, position: jax.Array, forced: jax.Array, options: Options
+) -> tuple[jax.Array, PyTree]:
+    """Runs the decoder once; returns the next token's log-probabilities (B, K, V), -inf if forbidden, and the cache.
 
     Args:
-      tokens: (B, K, L) int32, of which those before `position` are chosen.
+      tokens: (B, K, L) int32, the output so far: valid before `position`.
       position: () int32.
       forced: (B, L) int32, from `forced_tokens`.
     """
@@ -52,7 +64,7 @@ def next_log_probs(step, cache, tokens, position, forced, options: Options):
 
 
 def _constrain(log_probs, tokens, position, forced, options):
-    """Forbids tokens; a forced one, (B, 1, 1), goes before every other rule and keeps its own log-probability."""
+    """Sets forbidden tokens to -inf. `forced` (B, 1, 1) overrides all other rules; its log-probability is unchanged."""
     vocabulary = jnp.arange(log_probs.shape[-1])
     forbidden = vocabulary == options.pad
     if options.bos != options.eos:
@@ -65,15 +77,15 @@ def _constrain(log_probs, tokens, position, forced, options):
 
 
 def _repeats(tokens, position, n, vocabulary_size):
-    """Returns which next tokens would complete an n-gram that the tokens before `position` hold, (B, K, V) bool."""
+    """Returns which next tokens would repeat an n-gram of the tokens before `position`, (B, K, V) bool."""
     batch, beams, length = tokens.shape
-    starts = length - n + 1  # of n-grams: tokens[i : i + n]
+    starts = length - n + 1  # number of n-grams tokens[i : i + n]
     last = jax.lax.dynamic_slice_in_dim(tokens, position - (n - 1), n - 1, axis=2)  # (B, K, n - 1)
     complete = jnp.arange(starts) + n <= position  # none while position < n - 1, when `last` is out of range
     same = jnp.broadcast_to(complete, (batch, beams, starts))
     for i in range(n - 1):
         same &= tokens[:, :, i : i + starts] == last[:, :, i, None]
-    repeated = jnp.where(same, tokens[:, :, n - 1 :], vocabulary_size)  # (B, K, starts), out of range for none
+    repeated = jnp.where(same, tokens[:, :, n - 1 :], vocabulary_size)  # (B, K, starts), out of range if none
     b, k = jnp.ogrid[:batch, :beams]
     found = jnp.zeros((batch, beams, vocabulary_size), bool)
     return found.at[b[..., None], k[..., None], repeated].set(True, mode="drop")

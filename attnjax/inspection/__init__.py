@@ -1,1 +1,1 @@
-"""Properties of a model, read from its traced computation: parameter counts, FLOPs, receptive fields, cost."""
+"""Properties of a model: parameter counts, and FLOPs, receptive fields, time and memory from its computation."""

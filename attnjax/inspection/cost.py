@@ -1,4 +1,4 @@
-"""What functions cost on the device at hand: time by running them, memory by asking the compiler."""
+"""Cost of functions on this machine's device: measured run time, and peak memory according to the compiler."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 
-def minimum_times(functions: dict, arguments: dict, rounds: int) -> dict[str, float]:
-    """Returns the least seconds of each function over `rounds` rounds, in each of which all are run once."""
+def minimum_times(functions: dict[str, Callable], arguments: dict[str, tuple], rounds: int) -> dict[str, float]:
+    """Returns each function's minimum run time in seconds over `rounds` rounds, each of which runs all of them once."""
     best = dict.fromkeys(functions, float("inf"))
-    for round_ in range(rounds + 1):  # the first compiles
+    for round_ in range(rounds + 1):  # the first round compiles and does not count
         for name, function in functions.items():
             began = time.perf_counter()
             jax.block_until_ready(function(*arguments[name]))
@@ -22,20 +22,23 @@ def minimum_times(functions: dict, arguments: dict, rounds: int) -> dict[str, fl
 
 
 def memory(function: Callable, *arguments) -> int:
-    """Returns the bytes that `function`, compiled, needs by the compiler's plan: arguments, results, all in between.
+    """Returns the peak memory of `function` in bytes according to XLA: arguments, results and temporary buffers.
 
-    Shapes will do for `arguments`; no arrays are made. On a CPU this is the plan without products fused by a library
-    (YNNPACK), which takes memory of its own that no plan shows: what then runs may need more or less.
+    `arguments` are arrays or ShapeDtypeStructs; nothing runs. On CPU the function is compiled without YNNPACK fusion,
+    whose library allocates memory that XLA does not report; an actual run may need more or less.
     """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else {}
+    options: dict[str, str | bool] = (
+        {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else {}
+    )
     plan = jax.jit(function).lower(*arguments).compile(options).memory_analysis()
+    assert plan is not None  # every backend we run on reports it
     return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
 
 
 def passes(layer: nn.Module, **inputs) -> dict[str, Callable]:
-    """Returns a layer's "forward" pass and its "gradient", functions of (variables, x) that are still to be compiled.
+    """Returns a layer's "forward" pass and "gradient", as uncompiled functions of (variables, x).
 
-    The gradient is that of the sum of squares of the result, by variables and x. `inputs` go to the layer as they are.
+    The gradient is that of the output's sum of squares with respect to both. `inputs` are passed on to the layer.
     """
     forward = partial(layer.apply, train=False, **inputs)
 
@@ -46,5 +49,5 @@ def passes(layer: nn.Module, **inputs) -> dict[str, Callable]:
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Returns p of the law cost ~ size^p that fits best: least squares of the logarithms."""
+    """Returns p of the power law cost ~ size^p that fits best, by least squares on the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])

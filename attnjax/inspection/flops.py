@@ -1,4 +1,4 @@
-"""Multiply-adds, read from the traced computation of any image model; papers call them FLOPs."""
+"""FLOPs as papers count them, one per multiply-add, from the jaxpr of any image model."""
 
 import math
 from collections.abc import Callable
@@ -36,19 +36,19 @@ def _total(jaxpr):
 
 
 def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C). No arrays are made."""
+    """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C), by tracing alone."""
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return step_multiply_adds(lambda v, x: model.apply(v, x, train=False), variables, image)
 
 
 def step_multiply_adds(step: Callable, *inputs) -> int:
-    """Returns the multiply-adds of matrix products and convolutions of `step(*inputs)`; shapes will do for inputs."""
+    """Returns the multiply-adds of matrix products and convolutions in `step(*inputs)`; arrays or ShapeDtypeStructs."""
     return _total(jax.make_jaxpr(step)(*inputs).jaxpr)
 
 
 def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Returns how many numbers go through LayerNorms for one image (H, W, C). No arrays are made."""
+    """Returns the number of elements that LayerNorms normalise for one image (H, W, C), by tracing alone."""
     sizes = []
 
     def note(call, args, kwargs, context):
@@ -62,9 +62,10 @@ def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def microsoft_flops(model: Swin, image_shape: tuple[int, int, int]) -> int:
-    """Returns what Microsoft's flops() says of a Swin: multiply-adds and one for each number in a LayerNorm.
+    """Returns what `flops()` of Microsoft's Swin code counts: multiply-adds, and one per element of each LayerNorm.
 
-    It takes the last LayerNorm's map for 1/2**stages of the patches, which are 1/4**(stages - 1), so the paper's do.
+    It takes the last LayerNorm's input to have 1/2**stages of the patches instead of 1/4**(stages - 1); the paper's
+    numbers include this error, so it is reproduced here.
     """
     height, width, _ = image_shape
     patches = -(-height // model.patch_size) * -(-width // model.patch_size)

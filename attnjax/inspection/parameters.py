@@ -2,18 +2,20 @@
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
 
-def count(params) -> int:
-    """Returns the number of parameters of a tree of arrays or shapes."""
+def count(params: Any) -> int:
+    """Returns the number of parameters in a pytree of arrays or ShapeDtypeStructs."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def count_by_part(params) -> dict[str, int]:
-    """Returns the parameters of each top-level part; parts that differ in a number only are one, like "block*"."""
-    parts = {}
+def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of parameters per top-level module; block0, block1, ... are summed as "block*"."""
+    parts: dict[str, int] = {}
     for name, part in params.items():
         name = re.sub(r"\d+", "*", name)
         parts[name] = parts.get(name, 0) + count(part)

@@ -1,7 +1,8 @@
-"""Receptive fields, read from the traced computation of any convolutional model."""
+"""Receptive fields of convolution and pooling layers, from the jaxpr of any image model."""
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend import core
@@ -9,16 +10,12 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """What one unit of a layer sees, along (height, width).
+    """The receptive field of one unit of a layer, along (height, width)."""
 
-    name: the layer's path, and its operation. shape: of the map, (H, W). size: pixels of the input that can reach one
-    unit, ignoring the border. stride: pixels of the input between neighbouring units.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    name: str  # the layer's module path and operation
+    shape: tuple[int, int]  # (H, W) of its feature map
+    size: tuple[int, int]  # input pixels that can reach one unit, ignoring the image border
+    stride: tuple[int, int]  # input pixels between neighbouring units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +24,7 @@ class _Field:
     stride: tuple[int, int] = (1, 1)
 
     def widen(self, window, stride):
-        """Dumoulin & Visin (2016): a window of k units adds (k - 1) * stride pixels, then the stride multiplies."""
+        """A window of k units adds (k - 1) * stride pixels; the strides multiply (Dumoulin & Visin 2016)."""
         size = tuple(s + (k - 1) * j for s, k, j in zip(self.size, window, self.stride, strict=True))
         return _Field(size, tuple(j * t for j, t in zip(self.stride, stride, strict=True)))
 
@@ -60,7 +57,7 @@ _LAYERS = {"conv_general_dilated": "convolution", "reduce_window_max": "max pool
 
 
 def _walk(jaxpr, inputs, rows):
-    """Carries fields from a jaxpr's inputs to its outputs; variables without one do not depend on the image's place."""
+    """Propagates fields from a jaxpr's inputs to its outputs; None for variables that do not depend on the image."""
     fields = {var: field for var, field in zip(jaxpr.invars, inputs, strict=True) if field is not None}
 
     def field_of(var):
@@ -81,11 +78,11 @@ def _walk(jaxpr, inputs, rows):
         for other in known[1:]:
             field = field.join(other)
         if not all(len(var.aval.shape) == 4 for var in eqn.outvars):
-            continue  # no longer a map: flattened or pooled over all positions
+            continue  # not a feature map any more: flattened, or pooled over all positions
         if eqn.primitive.name in _WINDOWS:
             field = field.widen(*_WINDOWS[eqn.primitive.name](eqn))
         if eqn.primitive.name in _LAYERS:
-            # Without the parts for methods, like "ResNet" and "ResNet.map".
+            # Drop the model's own name, and methods such as "ResNet.map".
             parts = str(eqn.source_info.name_stack).split("/")[1:]
             path = "/".join(part for part in parts if "." not in part)
             name = f"{path} {_LAYERS[eqn.primitive.name]}"
@@ -94,17 +91,15 @@ def _walk(jaxpr, inputs, rows):
     return [field_of(var) for var in jaxpr.outvars]
 
 
-def receptive_fields(model, image_shape: tuple[int, int, int]) -> list[ReceptiveField]:
-    """Returns the receptive field of each convolution and pooling layer of `model`, in order of computation.
+def receptive_fields(model: nn.Module, image_shape: tuple[int, int, int]) -> list[ReceptiveField]:
+    """Returns the receptive field of each convolution and pooling layer, in order of computation, by tracing alone.
 
-    Args:
-      model: a linen image model; where branches meet, the larger field counts.
-      image_shape: (H, W, C). No arrays are made.
+    `image_shape` is (H, W, C). Where branches join, the larger field counts.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     closed = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
     inputs = [None] * (len(closed.jaxpr.invars) - 1) + [_Field()]
-    rows = []
+    rows: list[ReceptiveField] = []
     _walk(closed.jaxpr, inputs, rows)
     return rows

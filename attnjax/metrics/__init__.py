@@ -1,1 +1,1 @@
-"""What outputs are measured by: BLEU, CIDEr-D, and means of sums."""
+"""Metrics of outputs: BLEU, chrF, CIDEr-D, and means accumulated over batches."""

@@ -1,23 +1,22 @@
-"""BLEU and chrF of translations, by sacreBLEU; Moses' tokeniser where a paper reports tokenised BLEU."""
+"""BLEU and chrF of translations with sacreBLEU, and tokenised BLEU with the Moses tokeniser."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sacrebleu
 from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError, check_choice
 
 
 def bleu(
     hypotheses: Sequence[str], references: Sequence[str], *, tokenize: str = "13a", lowercase: bool = False
 ) -> tuple[float, str]:
-    """Returns corpus BLEU in percent (Papineni et al. 2002) and its signature (Post 2018), of detokenised text.
+    """Returns corpus BLEU (Papineni et al. 2002) in percent of detokenised text, and sacreBLEU's signature (Post 2018).
 
-    UserError for an unknown tokeniser, or one that needs packages or files that are not there.
+    UserError for an unknown tokeniser, or one whose packages or files are missing.
     """
-    if tokenize not in sacrebleu.BLEU.TOKENIZERS:
-        known = nearest(tokenize, sacrebleu.BLEU.TOKENIZERS)
-        raise UserError(f"unknown bleu.tokenize '{tokenize}', {known}")
+    check_choice("bleu.tokenize", tokenize, sacrebleu.BLEU.TOKENIZERS)
     try:
         metric = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase)
     except (ImportError, RuntimeError, OSError) as error:
@@ -26,10 +25,10 @@ def bleu(
 
 
 def words_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], order: int) -> tuple[float, str]:
-    """Returns corpus BLEU-`order` in percent of texts cut at blanks, each against any number of references."""
+    """Returns corpus BLEU-`order` in percent and a signature; tokens are split at blanks, references may be several."""
     most = max(map(len, references))
-    # sacreBLEU takes the first, the second, ... reference of all texts; None where a text has no more.
-    streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
+    # sacreBLEU takes the first references of all texts, then the second ones, and so on; None where a text has fewer.
+    streams: list[Any] = [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]
     metric = sacrebleu.BLEU(tokenize="none", max_ngram_order=order, force=True)
     return metric.corpus_score(list(hypotheses), streams).score, f"{metric.get_signature()}|n:{order}|words"
 
@@ -42,10 +41,10 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, s
 def tokenised_bleu(
     hypotheses: Sequence[str], references: Sequence[str], *, language: str, lowercase: bool = False
 ) -> tuple[float, str]:
-    """Returns BLEU in percent of Moses' tokens: what papers before sacreBLEU report, comparable within one recipe only.
+    """Returns BLEU of Moses tokens in percent, as papers before sacreBLEU report it, and its signature.
 
-    Both sides get Moses' punctuation normalisation and tokeniser for `language`, then are lower-cased if so asked, as
-    Multi30k's own scripts do with the references.
+    Values are comparable only if preprocessing is the same: here Moses' punctuation normalisation and tokeniser for
+    `language`, then optional lower-casing, on both sides, as Multi30k's scripts prepare the references.
     """
     normalise, tokenise = MosesPunctNormalizer(language).normalize, MosesTokenizer(language).tokenize
     sides = [
@@ -57,7 +56,7 @@ def tokenised_bleu(
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Returns the share of translations that are their reference, letter by letter."""
+    """Returns the share of translations that equal their reference, character by character."""
     return sum(a == b for a, b in zip(hypotheses, references, strict=True)) / len(references)
 
 

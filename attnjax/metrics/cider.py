@@ -1,4 +1,4 @@
-"""CIDEr-D, how much a caption says what people say of the image (Vedantam et al. 2015)."""
+"""CIDEr-D: consensus of a caption with human captions of the same image (Vedantam et al. 2015)."""
 
 import math
 import re
@@ -8,29 +8,29 @@ from collections.abc import Sequence
 import numpy as np
 
 ORDERS = 4
-SIGMA = 6.0  # of the penalty on another length
+SIGMA = 6.0  # of the Gaussian length penalty
 
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
 def words(text: str) -> str:
-    """Returns the lower-case words of a text with blanks between, as captions are compared: without punctuation."""
+    """Normalises a caption for comparison: lower case, without punctuation, words separated by single blanks."""
     return " ".join(_WORD.findall(text.lower()))
 
 
 def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Returns the mean CIDEr-D of captions, each against all references of its image; 10 at most, 1 is like a person's.
+    """Returns the mean CIDEr-D, from 0 to 10, of captions, each against all references of its image.
 
-    Texts are cut at blanks: give them `words`. How rare an n-gram is, is counted over these images' references, so
-    values compare on one test set only. As pycocoevalcap computes it, with its factor of 10; a value that papers call
-    114 is 1.14 here.
+    Texts are split at blanks: normalise them with `words` first. N-gram rarity (IDF) is computed from these references,
+    so values are comparable on the same test set only. As in pycocoevalcap, with its factor of 10; papers report
+    percent: 1.14 here is their 114.
     """
     counts = [[_ngrams(text) for text in texts] for texts in references]
     frequency = Counter(ngram for image in counts for ngram in set().union(*image))
     images = math.log(len(references))
 
     def vectors(ngrams):
-        """Returns for each order the weight of each n-gram, and their norm."""
+        """Returns per order the TF-IDF weight of each n-gram, and the weights' norm."""
         found = [{} for _ in range(ORDERS)]
         for ngram, count in ngrams.items():
             found[len(ngram) - 1][ngram] = count * (images - math.log(max(1, frequency[ngram])))
@@ -50,15 +50,14 @@ def _ngrams(text: str) -> Counter:
 
 
 def _length(ngrams: Counter) -> int:
-    return sum(count for ngram, count in ngrams.items() if len(ngram) == 2)  # as pycocoevalcap, by its bigrams
+    return sum(count for ngram, count in ngrams.items() if len(ngram) == 2)  # in bigrams, as in pycocoevalcap
 
 
 def _similarity(own, other, difference):
-    """Returns the mean over orders of the cosine, with what the caption repeats cut down to the reference's count."""
+    """Returns the mean cosine over orders, counts clipped to the reference's, times the length penalty."""
     total = 0.0
     for (a, a_norm), (b, b_norm) in zip(own, other, strict=True):
         if a_norm and b_norm:
-            total += sum(min(weight, b.get(ngram, 0)) * b.get(ngram, 0) for ngram, weight in a.items()) / (
-                a_norm * b_norm
-            )
+            product = sum(min(weight, b.get(ngram, 0)) * b.get(ngram, 0) for ngram, weight in a.items())
+            total += product / (a_norm * b_norm)
     return math.exp(-(difference**2) / (2 * SIGMA**2)) * total / ORDERS

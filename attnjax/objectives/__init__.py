@@ -8,6 +8,7 @@ from attnjax.metrics.sums import Metrics
 
 PyTree = Any
 Batch = dict[str, jax.Array]
+LossAndAux = tuple[jax.Array, tuple[jax.Array, Metrics, PyTree]]  # as `Objective.loss` returns it
 
 
 class Objective(Protocol):
@@ -17,13 +18,10 @@ class Objective(Protocol):
         """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
         ...
 
-    def loss(
-        self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, Metrics, PyTree]]:
+    def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode.
 
-        The gradient of a step is the gradient of the sum divided by the weight, both summed over microbatches and
-        devices first.
+        Sum and weight are added over microbatches and devices before one is divided by the other.
         """
         ...
 

@@ -8,20 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from attnjax.metrics.sums import Metrics
-from attnjax.objectives import PyTree
+from attnjax.objectives import Batch, LossAndAux, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationObjective:
     """Softmax cross-entropy over classes.
 
-    Batches: image (B, H, W, C) float32, label (B,) int32, mask (B,) bool, False where a row is padding; with mixup or
-    cutmix also label_other (B,) int32 and label_weight (B,) float32, the share of `label`.
+    Batches: image (B, H, W, C) float32, label (B,) int32, mask (B,) bool, False for padding rows; with mixup or CutMix
+    also label_other (B,) int32 and label_weight (B,) float32, the weight of `label` against it.
     """
 
     model: nn.Module
-    # The smoothed target is (1 - s) one_hot + s / classes (Szegedy et al. 2016, section 7).
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # s of the target (1 - s) * one_hot + s / num_classes (Szegedy et al. 2016, section 7)
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
@@ -29,18 +28,13 @@ class ClassificationObjective:
         return variables.pop("params"), variables
 
     def logits(self, params: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:
-        """Returns (B, classes) float32, in evaluation mode."""
-        return self.model.apply({"params": params, **model_state}, image, train=False)
+        """(B, H, W, C) -> (B, num_classes) float32, in evaluation mode."""
+        return self._apply(params, model_state, image, train=False)
 
-    def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
-        """Returns (sum of losses, (weight, metrics, new model state)), in training mode."""
-        logits, new_state = self.model.apply(
-            {"params": params, **model_state},
-            batch["image"],
-            train=True,
-            rngs={"dropout": rng},
-            mutable=list(model_state),
-        )
+    def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
+        """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts images."""
+        options = {"train": True, "rngs": {"dropout": rng}, "mutable": list(model_state)}
+        logits, new_state = self._apply(params, model_state, batch["image"], **options)
         target = jax.nn.one_hot(batch["label"], logits.shape[-1])
         if "label_other" in batch:
             share = batch["label_weight"][:, None]
@@ -51,16 +45,16 @@ class ClassificationObjective:
         metrics = self._metrics(logits, batch) | {"loss": ((losses * mask).sum(), mask.sum())}
         return (losses * mask).sum(), (mask.sum(), metrics, new_state)
 
-    def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
-        """Returns loss (unsmoothed) and accuracy sums of a batch, in evaluation mode."""
+    def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
+        """Returns the sums over images of loss, without label smoothing, and accuracy, in evaluation mode."""
         return self._metrics(self.logits(params, model_state, batch["image"]), batch)
+
+    def _apply(self, params, model_state, image, **options):
+        return self.model.apply({"params": params, **model_state}, image, **options)
 
     def _metrics(self, logits, batch):
         mask = batch["mask"].astype(jnp.float32)
         label = batch["label"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         correct = logits.argmax(-1) == label
-        return {
-            "loss": ((losses * mask).sum(), mask.sum()),
-            "accuracy": ((correct * mask).sum(), mask.sum()),
-        }
+        return {"loss": ((losses * mask).sum(), mask.sum()), "accuracy": ((correct * mask).sum(), mask.sum())}

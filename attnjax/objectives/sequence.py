@@ -1,4 +1,4 @@
-"""Translation, captioning: any task whose output is a sequence of tokens."""
+"""Sequence-to-sequence training and search: translation, captioning, anything whose output is a token sequence."""
 
 import dataclasses
 
@@ -7,38 +7,39 @@ import jax
 import jax.numpy as jnp
 
 from attnjax import decoding
+from attnjax.decoding.steps import Ints
 from attnjax.metrics.sums import Metrics
 from attnjax.nn.masks import PAD
-from attnjax.objectives import PyTree
+from attnjax.objectives import Batch, LossAndAux, PyTree
 from attnjax.objectives.losses import token_losses
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceObjective:
-    """Cross-entropy over the next token, by teacher forcing.
+    """Cross-entropy of the next token, by teacher forcing.
 
-    Batches: target (B, T + 1) int32, from bos to eos, and what the model reads: source (B, S) int32, ending in eos,
-    image (B, H, W, C) float32, or both. Tokens are filled up with pad, and rows of nothing else count for nothing;
-    packed rows also bring `source_segments`, `source_positions`, `target_segments`, `target_positions` of these shapes.
+    Batches: target (B, T + 1) int32, from bos to eos, and the model's inputs: source (B, S) int32, ending in eos, image
+    (B, H, W, C) float32, or both. Tokens are padded with pad; rows of padding alone do not count. Packed batches also
+    have `source_segments`, `source_positions` (B, S), `target_segments` and `target_positions` (B, T + 1).
     The target is shifted here and nowhere else: the decoder reads its first T tokens and predicts its last T.
     """
 
     model: nn.Module
     label_smoothing: float = 0.0
     smoothing_form: str = "uniform"
-    reads: tuple[str, ...] = ("source",)  # what the model reads of a batch: "source", "image" or both
+    reads: tuple[str, ...] = ("source",)  # the model's inputs: "source", "image" or both
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
-        """Returns parameters and model state (an image encoder's batch statistics, if any) for these shapes."""
+        """Returns parameters and model state (an image encoder's batch statistics, or empty) for these shapes."""
         ones = {name: jnp.ones(struct.shape, struct.dtype) for name, struct in batch.items()}
         variables = dict(jax.jit(self.model.init)(rng, target=ones["target"][:, :-1], **self._inputs(ones)))
         return variables.pop("params"), variables
 
-    def logits(self, params: PyTree, model_state: PyTree, batch: dict) -> jax.Array:
-        """Returns (B, T, vocabulary) float32, in evaluation mode, for the tokens `next_tokens` names."""
+    def logits(self, params: PyTree, model_state: PyTree, batch: Batch) -> jax.Array:
+        """Returns logits (B, T, V) float32 for the labels `next_tokens(batch)`, in evaluation mode."""
         return self._apply({"params": params, **model_state}, batch, train=False)
 
-    def loss(self, params: PyTree, model_state: PyTree, batch: dict, rng: jax.Array):
+    def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts tokens."""
         variables = {"params": params, **model_state}
         logits, new_state = self._apply(variables, batch, train=True, rngs={"dropout": rng}, mutable=list(model_state))
@@ -46,8 +47,8 @@ class SequenceObjective:
         tokens = metrics["nll"][1]
         return losses.sum(), (tokens, metrics | {"loss": (losses.sum(), tokens)}, new_state)
 
-    def evaluate(self, params: PyTree, model_state: PyTree, batch: dict) -> Metrics:
-        """Returns loss (unsmoothed) and accuracy sums over a batch's target tokens, in evaluation mode."""
+    def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
+        """Returns the sums over tokens of loss, without label smoothing, and accuracy, in evaluation mode."""
         _, metrics = self._losses(self.logits(params, model_state, batch), batch)
         metrics["loss"] = metrics.pop("nll")
         return metrics
@@ -56,18 +57,20 @@ class SequenceObjective:
         self,
         params: PyTree,
         model_state: PyTree,
-        batch: dict,
+        batch: Batch,
         options: decoding.Options,
-        max_lengths=None,
-        prefix=None,
+        max_lengths: Ints = None,
+        prefix: Ints = None,
     ) -> decoding.Hypotheses:
-        """Returns outputs (B, n_best) for what the model reads of a batch, by greedy or beam search.
+        """Returns Hypotheses (B, n_best) for the inputs of a batch, by beam search, or greedy search if beam_size is 1.
 
-        max_lengths and prefix are those of `decoding.greedy`. Cross-attention's keys and values, which all hypotheses
-        of a source share, stay out of what the search reorders.
+        max_lengths and prefix are as for `decoding.greedy`.
         """
         variables = {"params": params, **model_state}
-        cache = self.model.apply(variables, **self._inputs(batch), length=options.max_length, method="start_cache")
+        cache: PyTree = self.model.apply(
+            variables, **self._inputs(batch), length=options.max_length, method="start_cache"
+        )
+        # The keys and values of cross-attention are equal for all hypotheses of an example: no need to reorder them.
         memory = decoding.expand(cache["memory"], options.beam_size)
 
         def step(state, token, position):
@@ -92,19 +95,19 @@ class SequenceObjective:
         return {name: batch[name] for name in self.reads}
 
     def _losses(self, logits, batch):
-        """Returns the smoothed losses (B, T), and the sums of unsmoothed ones and of right tokens."""
+        """Returns the smoothed losses (B, T), and metrics: negative log-likelihood and accuracy."""
         labels = next_tokens(batch)
         losses, nll = token_losses(logits, labels, smoothing=self.label_smoothing, form=self.smoothing_form, pad=PAD)
         real = (labels != PAD).astype(jnp.float32)
-        # Not by argmax, which XLA does not vectorise on a CPU.
+        # Not by argmax: XLA does not vectorize it on CPU.
         right = (jnp.take_along_axis(logits, labels[..., None], -1)[..., 0] >= logits.max(-1)) * real
         return losses, {"nll": (nll.sum(), real.sum()), "accuracy": (right.sum(), real.sum())}
 
 
-def next_tokens(batch: dict) -> jax.Array:
-    """Returns what the decoder is to predict, (B, T) int32; pad where there is nothing to predict.
+def next_tokens(batch: Batch) -> jax.Array:
+    """Returns the decoder's labels, (B, T) int32: the target shifted by one, pad where no token is predicted.
 
-    In a packed row the token after a pair's last one is the next pair's bos, which nothing in the pair foretells.
+    In a packed row no token is predicted from the last one of a pair: the next is the bos of another pair.
     """
     labels = batch["target"][:, 1:]
     if "target_segments" not in batch:

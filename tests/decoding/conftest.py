@@ -6,9 +6,9 @@ PAD, BOS, EOS = 0, 1, 2
 
 
 class TinyDecoder:
-    """A random RNN over 6 tokens, 3 of them words: its state depends on all tokens before, and on their order.
+    """A random RNN over 6 tokens, 3 of them words: its state depends on all previous tokens and their order.
 
-    `step` and `cache(examples)` are as a search wants them; `log_probs` is the same in float64, by plain loops.
+    `step` and `cache(examples)` are the decoder of a search; `log_probs` is the same in float64, in plain loops.
     """
 
     vocabulary_size, width = 6, 8
@@ -33,7 +33,7 @@ class TinyDecoder:
         return logits, {"state": state, "context": cache["context"]}
 
     def logits(self, example, tokens):
-        """Returns the logits (T, V) for each of `tokens`, given bos and the tokens before it."""
+        """Returns the logits (T, V) of each of `tokens`, given bos and the tokens before it."""
         state, rows = np.zeros(self.width), []
         for position, token in enumerate([BOS, *tokens[:-1]]):
             state = np.tanh(state @ self.recurrent + self.embedding[token] + self.contexts[example])

@@ -1,4 +1,4 @@
-"""The published cases of fairseq's tests/test_sequence_generator.py: a table of probabilities instead of a model."""
+"""The cases of fairseq's tests/test_sequence_generator.py, with a table of probabilities as the model."""
 
 import dataclasses
 import functools
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.decoding import Options, beam_search, sample
+from attnjax.decoding import Options, SamplingOptions, beam_search, sample
 
 EOS, W1, W2 = 2, 4, 5
 
-# (step, sentence and beam, probability of eos, unk, w1, w2); after the table, eos.
+# [step][sentence and beam] -> probabilities of eos, unk, w1, w2; the last step repeats.
 BEAM_TABLE = [
     [[0.0, 0, 0.9, 0.1], [0.0, 0, 0.9, 0.1], [0.0, 0, 0.7, 0.3], [0.0, 0, 0.7, 0.3]],
     [[1.0, 0, 0.0, 0.0], [0.0, 0, 0.9, 0.1], [0.25, 0, 0.35, 0.4], [0.0, 0, 0.1, 0.9]],
@@ -32,7 +32,7 @@ def table_step(table):
 
 
 def check(found, tokens, probabilities, penalty):
-    """Compares one hypothesis with the published one."""
+    """Compares one hypothesis with fairseq's."""
     log_probs = np.log(np.float32(probabilities))
     length = len(tokens)
     np.testing.assert_array_equal(found.tokens, tokens + [0] * (found.tokens.size - length))
@@ -78,7 +78,8 @@ def test_beam_search(max_length, penalty, expected):
 def test_top_p_sampling(top_p, second):
     options = Options(max_length=6, length_penalty="average")
     rngs = jax.random.split(jax.random.key(0), 4)
-    run = jax.jit(functools.partial(sample, table_step(TOP_P_TABLE), options=options, top_p=top_p))
+    sampling = SamplingOptions(top_p=top_p)
+    run = jax.jit(functools.partial(sample, table_step(TOP_P_TABLE), options=options, sampling=sampling))
     found = jax.device_get(run(jnp.zeros(4), rngs=rngs))
     assert set(found.tokens[:, 0, 1]) == set(second)
     for i in range(4):

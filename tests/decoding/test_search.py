@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.decoding import LENGTH_PENALTIES, Options, beam_search, expand, greedy, sample, score
+from attnjax.decoding import LENGTH_PENALTIES, Options, SamplingOptions, beam_search, expand, greedy, sample, score
 from attnjax.errors import UserError
 
 PAD, BOS, EOS = 0, 1, 2
@@ -16,7 +16,7 @@ EXAMPLES = range(4)
 LIMITS = np.array([9, 4, 7, 1])
 PREFIX = np.array([[4, PAD, PAD], [3, 3, 4], [PAD, PAD, PAD], [4, 5, EOS]])
 
-# Options with what goes beside them.
+# name -> (fields of Options, arrays passed to the search)
 CASES = {
     "plain": (dict(), {}),
     "blocked": (dict(no_repeat_ngram=2, min_length=4, length_penalty="average", alpha=0.7), dict(max_lengths=LIMITS)),
@@ -25,7 +25,7 @@ CASES = {
 cases = pytest.mark.parametrize("case", CASES)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3), static_argnames=("num_samples", "top_k"))
+@functools.partial(jax.jit, static_argnums=(0, 1, 3), static_argnames="sampling")
 def compiled(search, step, cache, options, *args, **kwargs):
     return search(step, cache, options, *args, **kwargs)
 
@@ -50,7 +50,7 @@ def divisor(options, length):
 
 
 def allowed(history, options, limit, prefix):
-    """Returns the tokens that may follow a list of tokens, by the rules of Options, one by one."""
+    """Returns the tokens that may follow a list of tokens according to the rules of Options, in plain Python."""
     position, n = len(history), options.no_repeat_ngram
     if position == limit - 1:
         return [EOS]
@@ -64,7 +64,7 @@ def allowed(history, options, limit, prefix):
 
 
 def plain_beam_search(decoder, example, options, limit, prefix):
-    """Beam search with lists: [(score, tokens)], best first. Without early stopping it looks at all there is."""
+    """Beam search on lists: [(score, tokens)], best first. Without early stopping it searches until no beam is open."""
     beams, finished = [(0.0, [])], []
     while beams and not (options.early_stopping and len(finished) >= options.beam_size):
         candidates = []
@@ -93,14 +93,14 @@ def test_a_wide_enough_beam_finds_all_sequences(decoder):
         every.sort(reverse=True)
         assert [row(found, example, rank) for rank in range(40)] == [tokens for _, tokens in every]
         np.testing.assert_allclose(found.scores[example, :40], [total for total, _ in every], atol=1e-5)
-    # There are 40 sequences of up to 3 words: the 41st hypothesis is not there.
+    # There are 40 sequences of up to 3 words, so the 41st hypothesis is empty.
     assert (found.lengths[:, 40] == 0).all() and (found.scores[:, 40] == -np.inf).all()
     assert (found.tokens[:, 40] == PAD).all() and (found.log_probs[:, 40] == 0).all()
 
 
 @cases
 @pytest.mark.parametrize(("early_stopping", "n_best"), [(True, 3), (False, 3), (False, 1)])
-def test_beam_search_equals_the_plain_one(decoder, case, early_stopping, n_best):
+def test_beam_search_equals_plain_python(decoder, case, early_stopping, n_best):
     fields, arrays = CASES[case]
     options = Options(max_length=9, beam_size=3, n_best=n_best, early_stopping=early_stopping, **fields)
     found = run(beam_search, decoder, options, **arrays)
@@ -113,20 +113,20 @@ def test_beam_search_equals_the_plain_one(decoder, case, early_stopping, n_best)
 
 
 @cases
-def test_one_beam_is_greedy_and_so_is_sampling_the_likeliest(decoder, case):
+def test_one_beam_is_greedy_and_so_is_sampling_with_top_k_1(decoder, case):
     fields, arrays = CASES[case]
     options = Options(max_length=9, **fields)
     expected = run(greedy, decoder, options, **arrays)
     assert expected.tokens.shape == (4, 1, 9)
     assert_same(run(beam_search, decoder, options, **arrays), expected)
     rngs = jax.random.split(jax.random.key(0), 4)
-    assert_same(run(sample, decoder, options, rngs, top_k=1, **arrays), expected)
+    assert_same(run(sample, decoder, options, sampling=SamplingOptions(top_k=1), rngs=rngs, **arrays), expected)
 
 
 def samples(decoder, options, examples=EXAMPLES, **arrays):
     rngs = jax.random.split(jax.random.key(1), 10)[np.array(examples)]
     options = dataclasses.replace(options, beam_size=1, n_best=1)
-    return run(sample, decoder, options, rngs, num_samples=3, examples=examples, **arrays)
+    return run(sample, decoder, options, sampling=SamplingOptions(3), rngs=rngs, examples=examples, **arrays)
 
 
 def beams(decoder, options, examples=EXAMPLES, **arrays):
@@ -159,7 +159,7 @@ def test_constraints_hold_and_n_best_differ(decoder, search, case):
 
 
 @SEARCHES
-def test_an_example_alone_gives_what_it_gives_in_a_batch(decoder, search):
+def test_a_result_does_not_depend_on_the_batch(decoder, search):
     options = Options(max_length=9, beam_size=3, n_best=3, length_penalty="gnmt", alpha=0.6)
     together = search(decoder, options, examples=[2, 0, 3, 1], max_lengths=LIMITS)
     for i, example in enumerate([2, 0, 3, 1]):
@@ -184,7 +184,7 @@ def test_score_by_hand():
     assert found.lengths.tolist() == [2]
 
 
-def test_what_hypotheses_share_may_stay_out_of_the_cache(decoder):
+def test_arrays_shared_by_hypotheses_may_stay_out_of_the_cache(decoder):
     options = Options(max_length=9, beam_size=3, n_best=3)
     cache = decoder.cache(EXAMPLES)
     context = expand(cache.pop("context"), 3)
@@ -197,7 +197,7 @@ def test_what_hypotheses_share_may_stay_out_of_the_cache(decoder):
 
 
 @pytest.mark.parametrize("search", [greedy, beam_search])
-def test_steps_count_from_bos_and_stop_when_all_examples_have(decoder, search):
+def test_steps_count_from_bos_and_stop_once_all_examples_have_finished(decoder, search):
     calls = []
 
     def step(cache, token, position):
@@ -227,7 +227,7 @@ def test_compiles_once(decoder):
 
 
 def test_the_cpu_does_not_sort_the_vocabulary(decoder):
-    # XLA has a fast top-k, which it gives up for a full sort when the result is used in another way.
+    # XLA replaces its fast top-k by a full sort if the result is, for example, sliced.
     options = Options(max_length=9, beam_size=3, n_best=2)
     program = compiled.lower(beam_search, decoder.step, decoder.cache(EXAMPLES), options).compile().as_text()
     assert "TopK" in program and " sort(" not in program
@@ -285,15 +285,17 @@ def test_impossible_searches(decoder):
     cache, rngs = decoder.cache(EXAMPLES), jax.random.split(jax.random.key(0), 4)
     with pytest.raises(UserError, match="no beam"):
         greedy(decoder.step, cache, Options(max_length=6, beam_size=2))
-    for wrong in dict(temperature=0.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5):
+    for wrong in dict(num_samples=0), dict(temperature=0.0), dict(top_k=-1), dict(top_p=0.0), dict(top_p=1.5):
         with pytest.raises(UserError, match=next(iter(wrong))):
-            sample(decoder.step, cache, Options(max_length=6), rngs, **wrong)
+            SamplingOptions(**wrong)
+    with pytest.raises(UserError, match="no beam"):
+        sample(decoder.step, cache, Options(max_length=6, beam_size=2), SamplingOptions(), rngs)
     with pytest.raises(ValueError, match="leading axis"):
         greedy(decoder.step, {**cache, "index": jnp.zeros(())}, Options(max_length=6))
 
 
-def test_early_stopping_may_lose_the_likeliest():
-    """A model that is sure of six tokens, and spreads what is left over all others, eos first."""
+def test_early_stopping_may_lose_the_most_probable_output():
+    """For six steps one token has probability 0.9, and all others, eos included, 0.02."""
     logits = jnp.log(jnp.full((6, 6), 0.02).at[jnp.arange(6), [3, 4, 3, 4, 3, EOS]].set(0.9))
     calls = []
 
@@ -305,6 +307,6 @@ def test_early_stopping_may_lose_the_likeliest():
     found = compiled(beam_search, step, jnp.zeros(1), options)
     assert row(found, 0) == [3, 4, 3, 4, 3, EOS]
     jax.effects_barrier()
-    assert max(calls) < 10  # not to the greatest length
+    assert max(calls) < 10  # not up to max_length
     early = compiled(beam_search, step, jnp.zeros(1), dataclasses.replace(options, early_stopping=True))
     assert early.lengths[0, 0] < 6 and early.scores[0, 0] < found.scores[0, 0] - 1

@@ -6,24 +6,24 @@ import pytest
 from attnjax.inspection.cost import exponent, memory, minimum_times, passes
 
 
-def test_the_power_of_a_law_is_found():
+def test_the_exponent_of_a_power_law_is_found():
     sizes = [10, 30, 100, 1000]
     assert exponent(sizes, [5 * n**1.5 for n in sizes]) == pytest.approx(1.5)
     assert exponent(sizes, [7] * 4) == pytest.approx(0)
 
 
-def test_memory_is_arguments_results_and_what_is_between():
+def test_memory_is_arguments_results_and_temporaries():
     n, wide = 64, 512
     x = jax.ShapeDtypeStruct((n, n), jnp.float32)
     w = jax.ShapeDtypeStruct((n, wide), jnp.float32)
-    # The product (wide, wide) is needed whole before any of it can be multiplied again.
+    # The product (wide, wide) must be complete before it can be multiplied further.
     needed = memory(lambda x, w: (w.T @ x @ w) @ (w.T @ w), x, w)
     arguments_and_result = 4 * (n * n + n * wide + wide * wide)
     assert arguments_and_result + 4 * wide * wide <= needed <= arguments_and_result + 4 * 4 * wide * wide
 
 
 class Scaled(nn.Module):
-    """A product with a kernel (2, 1), times `scale`."""
+    """A matrix product with a kernel (2, 1), times `scale`."""
 
     @nn.compact
     def __call__(self, x, *, scale=1.0, train):
@@ -39,7 +39,7 @@ def test_passes_are_the_layer_and_the_gradient_of_its_squares():
     assert of_x.tolist() == [[264.0, 352.0]]
 
 
-def test_the_least_time_of_rounds_in_turn(monkeypatch):
+def test_minimum_times_over_interleaved_rounds(monkeypatch):
     clock, calls = [0.0], []
     monkeypatch.setattr("attnjax.inspection.cost.time.perf_counter", lambda: clock[0])
 
@@ -54,5 +54,5 @@ def test_the_least_time_of_rounds_in_turn(monkeypatch):
 
     functions = {"a": function("a", [0.1, 5, 3, 4]), "b": function("b", [9, 7, 8, 6])}
     found = minimum_times(functions, {"a": (1,), "b": (2,)}, rounds=3)
-    assert found == {"a": pytest.approx(3), "b": pytest.approx(6)}  # the first, which compiles, does not count
+    assert found == {"a": pytest.approx(3), "b": pytest.approx(6)}  # the first round, which compiles, does not count
     assert calls == [("a", 1), ("b", 2)] * 4

@@ -1,4 +1,4 @@
-"""Multiply-adds against the papers, Microsoft's code and PyTorch's counter, by tracing: no arrays are made."""
+"""Multiply-adds against Microsoft's code, PyTorch's counter and the Swin paper's equation, by tracing alone."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_window_attention_is_equation_2(height, width, channels, window):
 
 
 class Repeated(nn.Module):
-    """A product of two 3x3 matrices, five times, in a loop."""
+    """A product of two 3x3 matrices, five times, in a scan."""
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -61,5 +61,5 @@ class Repeated(nn.Module):
         return step(self, x[0, :, :, 0], None)[0]
 
 
-def test_loops_count_as_often_as_they_run():
+def test_a_scan_counts_all_its_iterations():
     assert multiply_adds(Repeated(), (3, 3, 1)) == 5 * 3**3

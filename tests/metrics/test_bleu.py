@@ -59,7 +59,7 @@ def test_tokenised_bleu_of_the_same_text_is_100():
     assert value == pytest.approx(100) and "case:lc" in signature
 
 
-def test_exact_match_is_letter_by_letter():
+def test_exact_match_is_character_by_character():
     assert text_metrics.exact_match(["a", "b", "C", "d "], ["a", "b", "c", "d"]) == 0.5
     with pytest.raises(ValueError, match="zip"):
         text_metrics.exact_match(["a"], ["a", "b"])
@@ -69,7 +69,7 @@ def test_exact_match_is_letter_by_letter():
     ("tokenize", "message"),
     [("13b", "unknown bleu.tokenize '13b', did you mean '13a'?"), ("ja-mecab", "bleu.tokenize=ja-mecab: ")],
 )
-def test_a_tokeniser_that_is_not_to_be_had(tokenize, message, monkeypatch):
+def test_a_tokeniser_that_is_unknown_or_unavailable(tokenize, message, monkeypatch):
     def missing():
         raise RuntimeError("\nit needs more packages\n")
 

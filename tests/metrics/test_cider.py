@@ -10,20 +10,20 @@ REFERENCES = [["a b", "a c"], ["a d", "d d"], ["e f g h", "e f h g"]]
 
 
 def test_by_hand():
-    """Of three images: a is in two of them, so it weighs ln(3/2); b, c and bigrams weigh ln 3."""
+    """Three images: "a" occurs in two of them, so its IDF is ln(3/2); that of b, c and all bigrams is ln 3."""
     rare, common = math.log(3), math.log(3 / 2)
     own = math.hypot(common, rare)
-    # Against "a b" all is the same, in unigrams and bigrams; against "a c" the unigram a alone is.
+    # Against "a b" unigrams and bigrams are equal; against "a c" only the unigram "a" is.
     first = (2 + common**2 / own**2) / 4 / 2
-    # "d d d" has one bigram more. Cut to the reference's one d: min(3, 1) * 1 / (3 * |a d|).
+    # "d d d" has one more bigram. Clipped to the one d of the reference "a d": min(3, 1) * 1 / (3 * |a d|).
     one = (rare * rare / (3 * rare * own)) / 4
-    # min(3, 2) * 2 / (3 * 2) of d, min(2, 1) * 1 / (2 * 1) of d d
+    # Against "d d": min(3, 2) * 2 / (3 * 2) for d, min(2, 1) * 1 / (2 * 1) for d d.
     two = (2 / 3 + 1 / 2) / 4
     second = math.exp(-1 / 72) * (one + two) / 2
     assert cider(["a b", "d d d", "x"], REFERENCES) == pytest.approx(10 * (first + second + 0) / 3)
 
 
-def test_the_same_words_are_best_and_no_words_are_nothing():
+def test_equal_captions_score_highest_and_disjoint_ones_0():
     same = [texts[0] for texts in REFERENCES]
     near = ["a b c", "d a", "e f g"]
     assert 10 > cider(same, REFERENCES) > cider(near, REFERENCES) > cider(near[::-1], REFERENCES)
@@ -37,7 +37,7 @@ def test_words_are_lower_case_without_punctuation():
 
 
 def test_bleu_of_words_by_hand():
-    """Unigrams 3 of 4, bigrams 1 of 3; of the nearest references' lengths, 3 and 1, none is longer."""
+    """The first: 2 of 4 unigrams match; the closest references are as long as the hypotheses, so no brevity penalty."""
     value, signature = text_metrics.words_bleu(["a b b", "d"], [["a b c", "b x y z w"], ["e"]], 1)
     assert value == pytest.approx(100 * 2 / 4) and signature.endswith("n:1|words")
     value, _ = text_metrics.words_bleu(["a b b", "d"], [["a b c", "b x b", "b"], ["d"]], 2)

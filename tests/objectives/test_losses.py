@@ -10,7 +10,7 @@ TARGETS = jnp.array([[3, 1, 6, 2], [5, 4, 0, 0]])
 
 
 def smoothed_rows(form, smoothing, classes, target, pad=0):
-    """The distribution that each form compares with, as its authors state it."""
+    """The target distribution of each form, as its authors state it."""
     row = np.zeros(classes)
     if form == "fairseq":
         row[:], row[target] = smoothing / (classes - 1), 1 - smoothing
@@ -23,7 +23,7 @@ def smoothed_rows(form, smoothing, classes, target, pad=0):
 
 
 @pytest.mark.parametrize("form", SMOOTHINGS)
-def test_each_form_is_its_distribution(form):
+def test_each_form_is_cross_entropy_with_its_distribution(form):
     log_p = np.asarray(LOGITS) - np.log(np.exp(np.asarray(LOGITS)).sum(-1, keepdims=True))
     losses, _ = token_losses(LOGITS, TARGETS, smoothing=0.1, form=form)
     for place in np.ndindex(2, 4):
@@ -35,14 +35,14 @@ def test_each_form_is_its_distribution(form):
 
 
 @pytest.mark.parametrize("form", SMOOTHINGS)
-def test_without_smoothing_all_are_the_likelihood(form):
+def test_without_smoothing_all_forms_are_the_negative_log_likelihood(form):
     losses, nll = token_losses(LOGITS, TARGETS, form=form)
     np.testing.assert_allclose(losses, nll, atol=1e-6)
     np.testing.assert_array_equal(nll[TARGETS == 0], 0)
 
 
 def test_joeynmts_published_example():
-    """test/unit/test_loss.py there: V = 5, smoothing 0.4 gives 2.1326, none 5.6268."""
+    """JoeyNMT's test/unit/test_loss.py: V = 5; smoothing 0.4 gives 2.1326, no smoothing 5.6268."""
     logits = jnp.log(jnp.array([0.1, 0.1, 0.6, 0.1, 0.1])) + jnp.zeros((3, 2, 1))
     targets = jnp.array([[2, 1], [2, 0], [1, 0]])
     smoothed, plain = token_losses(logits, targets, smoothing=0.4, form="joeynmt")

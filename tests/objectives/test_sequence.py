@@ -32,7 +32,7 @@ def make_task(name):
 
 
 def weights(task):
-    """Returns random parameters, large enough that what is likely differs between sentences."""
+    """Returns random parameters, large enough that the most probable tokens differ between sentences."""
     example = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
     shapes, _ = jax.eval_shape(task.init, jax.random.key(0), example)
     rng = np.random.default_rng(1)
@@ -40,7 +40,7 @@ def weights(task):
 
 
 def make_batch(seed=0, rows=16):
-    """Pairs of random lengths in rows of WIDTH tokens, target one more."""
+    """Pairs of random lengths, padded to WIDTH tokens (target: WIDTH + 1)."""
     rng = np.random.default_rng(seed)
     sides = np.zeros((2, rows, WIDTH + 1), np.int32)
     for i, length in np.ndenumerate(rng.integers(2, WIDTH + 1, (2, rows))):
@@ -57,7 +57,7 @@ def wider(x):
 
 
 class Bigrams(nn.Module):
-    """Logits that depend on the last token alone: half of the probability to the one that FOLLOWS it."""
+    """Logits that depend on the last token alone: the one that FOLLOWS it has probability 1/2."""
 
     @nn.compact
     def __call__(self, source, target, *, train=False, **packing):
@@ -72,7 +72,7 @@ BIGRAMS = {
     "source": np.array([[5, 2, 0], [3, 4, 2]], np.int32),
     "target": np.array([[1, 5, 4, 3, 2, 0], [1, 3, 6, 2, 0, 0]], np.int32),
 }
-# 1 5 4 are foretold; 3 after 4, 2 after 3; 3 after 1; 6 after 3 is; 2 after 6
+# First row: 5 and 4 are predicted, 3 after 4 and 2 after 3 are not. Second: 6 after 3 is, 3 after 1 and 2 after 6 not.
 RIGHT, WRONG = 3, 4
 
 
@@ -89,7 +89,7 @@ def test_the_target_is_shifted_exactly_once():
 
 
 def test_the_token_after_a_packed_pair_carries_no_loss():
-    """The two pairs of BIGRAMS and another in one row; within a row neither 1 after 2 nor 0 after 2 is learnt."""
+    """The pairs of BIGRAMS and a third in one row: neither 1 after 2 (next pair) nor 0 after 2 (padding) counts."""
     pairs = [[1, 5, 4, 3, 2], [1, 3, 6, 2], [1, 5, 2]]
     segments = [[i + 1] * len(pair) for i, pair in enumerate(pairs)]
     batch = {
@@ -122,7 +122,7 @@ def test_smoothing_reaches_the_loss_and_not_the_evaluation(form):
         np.testing.assert_allclose(sums, expected, rtol=1e-6)
 
 
-# The loss of whole models
+# The loss of complete models
 
 
 def test_packed_pairs_have_the_loss_of_single_ones():
@@ -153,7 +153,7 @@ def test_packed_pairs_have_the_loss_of_single_ones():
 
 @pytest.fixture(scope="module", params=["transformer", "rnn-dot"])
 def reference(request):
-    """A task, its parameters, a batch, and the batch's loss, tokens, metrics and gradients on one device."""
+    """An objective, parameters, a batch, and the batch's loss, token count, metrics and gradients on one device."""
     task, batch = make_task(request.param), make_batch()
     params, gradient = weights(task), jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     (total, (tokens, found, _)), gradients = gradient(params, {}, batch, jax.random.key(0))
@@ -174,7 +174,7 @@ def test_padding_changes_nothing(reference):
     ("reference", "accumulate"), [("transformer", 1), ("transformer", 4), ("rnn-dot", 4)], indirect=["reference"]
 )
 def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference, accumulate):
-    """Some devices have more tokens than others, and the last ones none. Each may cut its share into parts."""
+    """Devices have different numbers of tokens, the last ones none; with gradient accumulation each splits its rows."""
     task, params, batch, (_, tokens, found), gradients = reference
     wide = {name: wider(np.concatenate([x, 0 * x])) for name, x in batch.items()}
     options = config_lib.translation().optimizer
@@ -199,7 +199,7 @@ def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference, 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_on_eight_devices_is_one_beam_on_one_device(name, monkeypatch):
-    """And the log-probabilities are those of the model that reads the translations as it does in training."""
+    """And its log-probabilities equal those of teacher forcing on the outputs."""
     task, source = make_task(name), make_batch()["source"]
     variables, options = (weights(task), {}), decoding.Options(12)
     lengths = np.arange(1, 17, dtype=np.int32).clip(3, 12)
@@ -213,7 +213,7 @@ def test_greedy_on_eight_devices_is_one_beam_on_one_device(name, monkeypatch):
     np.testing.assert_array_equal(greedy.tokens, beam.tokens)
     np.testing.assert_allclose(greedy.log_probs, beam.log_probs, atol=1e-5)
     np.testing.assert_allclose(greedy.scores, beam.scores, atol=1e-4)
-    assert len({tuple(row) for row in greedy.tokens[:, 0].tolist()}) > 5  # or the rest would say little
+    assert len({tuple(row) for row in greedy.tokens[:, 0].tolist()}) > 5  # so that equality is not trivial
     assert (greedy.lengths[:, 0] <= lengths).all() and (greedy.lengths[:, 0] == lengths).any()
 
     tokens = greedy.tokens[:, 0]

@@ -1,7 +1,4 @@
-"""A training in processes of its own, as it would be left alone for days, only shorter; `make survive`.
-
-Not a part of `make test`: it takes minutes.
-"""
+"""Fixtures that run training as separate processes; `make survive` (minutes long, so not part of `make test`)."""
 
 import os
 import socket
@@ -23,13 +20,13 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def tally():
-    """What is printed at the end: name -> count."""
+    """Counts for the summary at the end of the session: name -> count."""
     return TALLY
 
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
-    """Starts a training in `count` processes of a device each: launch(workdir, *arguments, count=1) -> its Popens."""
+    """Starts training in `count` processes with one device each: launch(workdir, *arguments, count=1) -> the Popens."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -1,4 +1,4 @@
-"""Kills, signals and damage at random moments: the run ends as if nothing had happened."""
+"""Kills, signals and damaged checkpoints at random moments: the run ends as if nothing had happened."""
 
 import contextlib
 import functools
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.thorough
 KILLS = 30
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits_vit.py"
 
-# Dropout, stochastic depth, augmentation, mixing and averaging on, so that every random stream must survive a stop;
-# steps between log lines and between saves that have no common divisor.
+# Dropout, stochastic depth, augmentation, mixup and EMA are on, so every random stream must survive a stop. The
+# intervals between log lines and between saves are coprime.
 ARGUMENTS = [
     f"--config={CONFIG}",
     "--config.steps=240",
@@ -45,7 +45,7 @@ ARGUMENTS = [
     "--config.optimizer.warmup_steps=5",
 ]
 
-# What a run folder holds when all is well.
+# The contents of an intact run folder.
 BELONGS = {
     *("checkpoints", "classes.json", "config.json", "data.json", "lock"),
     *("metrics.jsonl", "summary.json", "tensorboard", "train.log"),
@@ -53,13 +53,13 @@ BELONGS = {
 
 
 def finish(processes):
-    """Waits for all, and returns the exit codes and what they printed."""
+    """Waits for all processes; returns their exit codes and output."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     return [process.returncode for process in processes], "".join(outputs)
 
 
 def last_step(workdir):
-    """Returns the step of the newest row; 0 where there is none yet."""
+    """Returns the step of the last row of metrics.jsonl; 0 if there is none yet."""
     try:
         rows = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def last_step(workdir):
 
 
 def wait_for_step(processes, workdir, step):
-    """Returns whether a row of this step or a later one came before the processes ended."""
+    """Waits until `step` is logged; returns whether that happened before the processes ended."""
     while processes[0].poll() is None:
         if last_step(workdir) >= step:
             return True
@@ -81,7 +81,7 @@ def log(text):
 
 
 def seeded():
-    """Returns a generator; ATTNJAX_SURVIVE_SEED repeats what a seed did, as far as moments can be repeated."""
+    """Returns a random generator; ATTNJAX_SURVIVE_SEED sets its seed, which repeats a test as far as timing permits."""
     seed = int(os.environ.get("ATTNJAX_SURVIVE_SEED", random.randrange(10**6)))
     log(f"seed {seed} (ATTNJAX_SURVIVE_SEED={seed} repeats it)")
     return random.Random(seed)
@@ -89,7 +89,7 @@ def seeded():
 
 @pytest.fixture(scope="module")
 def uninterrupted(launch, tmp_path_factory):
-    """Returns the run folder of so many processes that nothing ever stopped: uninterrupted(count=1)."""
+    """Returns the folder of a run in `count` processes that was never stopped: uninterrupted(count=1)."""
 
     @functools.cache
     def train(count=1):
@@ -102,7 +102,7 @@ def uninterrupted(launch, tmp_path_factory):
 
 
 def assert_same_run(one, other, rows):
-    """The rows but for speeds, and the final weights bit for bit; and nothing is there but what belongs."""
+    """Rows (except speeds) and final weights are equal bit for bit, and no stray files are left."""
     for split in ("train", "validation"):
         assert rows(one, split) == rows(other, split)
     a, b = open_run(one, "latest"), open_run(other, "latest")
@@ -121,7 +121,7 @@ def resumed_at(out):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_killed_at_random_moments(count, launch, uninterrupted, tmp_path, rows, tally):
-    """Half of the kills come while it takes steps, logs, saves and deletes, half at any moment of its start."""
+    """Half of the kills come during steps, logging, saving and deleting, half at any moment of start-up."""
     generator, workdir = seeded(), tmp_path / "killed"
     reached, lost, start = 0, 0, 5.0
     for kill in range(KILLS):
@@ -154,14 +154,14 @@ def test_killed_at_random_moments(count, launch, uninterrupted, tmp_path, rows, 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_by_a_signal(number, code, count, launch, uninterrupted, tmp_path, rows, tally):
-    """Sent to one process of those there are, which tells the others."""
+    """The signal goes to one process, which notifies the others."""
     generator, workdir = seeded(), tmp_path / "stopped"
     for step in sorted(generator.sample(range(1, 200), 3)):
         processes = launch(workdir, *ARGUMENTS, count=count)
         assert wait_for_step(processes, workdir, max(step, last_step(workdir) + 1)), finish(processes)
-        told = generator.choice(processes)
+        signalled = generator.choice(processes)
         for _ in range(2 if count == 1 else 1):
-            told.send_signal(number)
+            signalled.send_signal(number)
         codes, out = finish(processes)
         assert codes == [code] * count, out
         stopped = re.search(rf"stopped by {number.name} after step (\d+), which is saved; to go on: .*", out)
@@ -209,7 +209,7 @@ DAMAGE = {
 
 
 def test_damaged_checkpoints(launch, uninterrupted, tmp_path, rows, tally):
-    """Damage to the latest checkpoint of a killed run, one kind after another; each costs the steps since the last."""
+    """Kills a run repeatedly, each time damaging its latest checkpoint; it resumes from the one before."""
     workdir = tmp_path / "damaged"
     processes, found = launch(workdir, *ARGUMENTS), None
     for number, (damage, message) in enumerate(DAMAGE.values(), 1):
@@ -242,7 +242,7 @@ def test_damaged_checkpoints(launch, uninterrupted, tmp_path, rows, tally):
 
 
 def assert_one_line(out, *parts):
-    """`out` ends in one line with all parts, and has no traceback."""
+    """`out` ends in one error line that contains all parts, without a traceback."""
     assert "Traceback" not in out, out
     last = out.splitlines()[-1]
     assert last.startswith("error: ") and all(part in last for part in parts), out
@@ -251,12 +251,12 @@ def assert_one_line(out, *parts):
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """Mounts a disk of this size, and yields what mounts it with other options; skips where that is not allowed."""
+    """Mounts a tmpfs of this size; yields a function that remounts it with other options; skips without permission."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o"]
     made = subprocess.run([*mount, f"size={size}", "tmpfs", folder], capture_output=True, text=True)
     if made.returncode:
-        pytest.skip(f"no disk of our own can be mounted: {made.stderr.strip()}")
+        pytest.skip(f"cannot mount a tmpfs: {made.stderr.strip()}")
     try:
         yield lambda options: subprocess.run([*mount, f"remount,{options}", folder], check=True)
     finally:
@@ -293,7 +293,7 @@ def fill(path):
 
 
 def test_files_that_may_not_grow(launch, uninterrupted, tmp_path):
-    """As by a quota."""
+    """A file size limit fails writes as a disk quota does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
     try:
