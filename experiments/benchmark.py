@@ -1,11 +1,11 @@
-"""Times the choices behind the layers, and whole training steps, on the devices at hand.
+"""Times the design choices behind the layers, decoding, and complete training steps on this machine's devices.
 
 python experiments/benchmark.py layouts [--tokens 197 --width 384 --heads 6 --batch 8]
 python experiments/benchmark.py step --config configs/fashion_vit.py [--config.model.attention_kernel=xla ...]
 python experiments/benchmark.py step --config configs/A.py configs/B.py --length 16 32 64 [--figure parallelism.png]
 python experiments/benchmark.py generate [--batch 8 --beam 4 --new_tokens 48]
 
-Alternatives run in turn, over and over: each one's least time counts, and its ratio to the fastest.
+Alternatives are run in turn, many times; the minimum time of each counts, and its ratio to the fastest.
 """
 
 import argparse
@@ -14,26 +14,26 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from attnjax import cli, models
 from attnjax import config as config_lib
-from attnjax import tasks as workloads
 from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.inspection.cost import minimum_times, passes
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import MLP
+from attnjax.objectives.classification import ClassificationObjective
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.reports import figures
 from attnjax.reports.saving import save_figure
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training import devices as parallel
-from attnjax.training import state
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.training.step import make_train_step
+from attnjax.training import devices, state
+from attnjax.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
+from attnjax.training.step import TrainStep
 
 TOKENS = {name: jax.ShapeDtypeStruct((1, 4), np.int32) for name in ("source", "target")}
+UNITS = {"classification": "images", "translation": "tokens"}
 
 
 class _DenseMLP(nn.Module):
@@ -63,7 +63,7 @@ def layouts(args) -> None:
         },
         "MLP": {"tokens flattened": MLP(4 * args.width), "nn.Dense on (B, N, D)": _DenseMLP(4 * args.width)},
     }
-    print(f"{parallel.describe()}; batch {args.batch}, {args.tokens} tokens, width {args.width}, {args.heads} heads")
+    print(f"{devices.make()}; batch {args.batch}, {args.tokens} tokens, width {args.width}, {args.heads} heads")
     for title, modules in groups.items():
         inputs = {name: (module.init(jax.random.key(1), x, train=False), x) for name, module in modules.items()}
         for direction in ("forward", "gradient"):
@@ -72,14 +72,14 @@ def layouts(args) -> None:
 
 
 def _classification(config, length):
-    workload = ClassificationWorkload(config, tuple("0123456789"))
-    rng = np.random.default_rng(0)
+    objective = ClassificationObjective(models.build(config.model, num_classes=10), config.label_smoothing)
+    shape, rng = (*config.data.image_size, config.data.channels), np.random.default_rng(0)
     batch = {
-        "image": rng.normal(size=(config.batch_size, *workload.example["image"].shape[1:])).astype(np.float32),
+        "image": rng.normal(size=(config.batch_size, *shape)).astype(np.float32),
         "label": rng.integers(10, size=config.batch_size).astype(np.int32),
         "mask": np.ones(config.batch_size, bool),
     }
-    return workload.task, workload.example, batch
+    return objective, {"image": jax.ShapeDtypeStruct((1, *shape), np.float32)}, batch
 
 
 def _translation(config, length):
@@ -99,24 +99,24 @@ EXAMPLES = {"classification": _classification, "translation": _translation}
 
 
 def _step(config, length):
-    """Returns a function that takes a training step on random data of a config's shapes, and the batch."""
-    task, example, batch = EXAMPLES[config.task](config, length)
-    schedule = make_schedule(config.optimizer, steps=10**6)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    train_state = state.create(task, optimizer, example, config.seed, ema=config.ema_decay > 0)
-    train_step = make_train_step(task, optimizer, schedule, config.ema_decay, config.accumulate)
-    train_step = parallel.Pmap().train_step(train_step)
+    """Returns a function that takes a training step on random data of a config's shapes, and the number of rows."""
+    objective, example, batch = EXAMPLES[config.task](config, length)
+    options = OptimizerOptions(**config.optimizer)
+    schedule = make_schedule(options, steps=10**6)
+    optimizer, on = make_optimizer(options, schedule), devices.make()
+    train_state = on.place(state.create(objective, optimizer, example, config.seed, ema=config.ema_decay > 0))
+    train_step = on.train_step(TrainStep(objective, optimizer, schedule, config.ema_decay, config.accumulate))
 
     def step():
         nonlocal train_state
         train_state, metrics = train_step(train_state, batch)
         return metrics
 
-    return step, batch
+    return step, len(batch["mask"])
 
 
-def step(args) -> None:
-    """Times the training steps of configs on random data; several configs in turn, at each length of sentences."""
+def _step_configs(args) -> dict[str, ConfigDict]:
+    """Returns the configs to time, by their arguments on the command line."""
     if not args.config:
         raise UserError("step needs --config configs/X.py")
     configs = {path: config_lib.load(path) for path in args.config}
@@ -124,19 +124,24 @@ def step(args) -> None:
         config_lib.override(config, args.overrides)
         if config.task not in EXAMPLES:
             raise UserError(f"step has no random data for task={config.task}, only for: {', '.join(EXAMPLES)}")
-    units = {path: workloads.WORKLOADS[config.task].unit for path, config in configs.items()}
-    of_sentences = "tokens" in units.values()
-    if args.figure and (len(args.length) < 2 or "images" in units.values()):
-        raise UserError("--figure needs configs of translation and several lengths, to draw their time against")
-    print(parallel.describe())
+    if args.figure and (len(args.length) < 2 or any(config.task != "translation" for config in configs.values())):
+        raise UserError("--figure needs configs of translation and several lengths, to plot their time against")
+    return configs
+
+
+def step(args) -> None:
+    """Times the training steps of configs on random data; several configs in turn, at each sentence length."""
+    configs = _step_configs(args)
+    units = {path: UNITS[config.task] for path, config in configs.items()}
+    print(devices.make())
     rows = []
     for length in args.length:
         steps, counts = {}, {}
         for path, config in configs.items():
-            steps[path], batch = _step(config, length)
-            counts[path] = len(batch["mask"]) * (length if units[path] == "tokens" else 1)
+            steps[path], count = _step(config, length)
+            counts[path] = count * (length if units[path] == "tokens" else 1)
         times = minimum_times(steps, dict.fromkeys(steps, ()), args.rounds)
-        _show(f"training step{f', {length} tokens' if of_sentences else ''}", times)
+        _show(f"training step{f', {length} tokens' if 'tokens' in units.values() else ''}", times)
         for path, seconds in times.items():
             print(f"  {path:<42} {counts[path] / seconds:9.0f} {units[path]}/s")
             rate = {f"{units[path]}_per_second": counts[path] / seconds}
@@ -146,19 +151,19 @@ def step(args) -> None:
 
 
 def generate(args) -> None:
-    """Times decoding: a base Transformer of random weights, a source of 32 tokens, as many new ones as asked for."""
-    task = SequenceObjective(Transformer(8000, 8000, **TRANSFORMER_SIZES["base"]))
-    variables = task.init(jax.random.key(0), TOKENS)
+    """Times decoding with a base Transformer of random weights, from a source of 32 tokens."""
+    objective = SequenceObjective(Transformer(8000, 8000, **TRANSFORMER_SIZES["base"]))
+    variables = objective.init(jax.random.key(0), TOKENS)
     source = np.random.default_rng(0).integers(4, 8000, (args.batch, 32)).astype(np.int32)
-    length = args.new_tokens + 1  # eos, which no shorter output may have
+    length = args.new_tokens + 1  # eos, which min_length allows nowhere else
     options = Options(max_length=length, min_length=length, beam_size=args.beam)
 
     def translate(variables, source):
-        return task.generate(*variables, {"source": source}, options)
+        return objective.generate(*variables, {"source": source}, options)
 
-    decode = parallel.Pmap().per_example(translate)
+    decode = devices.make().per_example(translate)
     assert (decode(variables, source).lengths == length).all()
-    print(parallel.describe())
+    print(devices.make())
     name = f"batch {args.batch}, beam {args.beam}, {args.new_tokens} tokens"
     _show("generate, Transformer base", minimum_times({name: decode}, {name: (variables, source)}, args.rounds))
 
@@ -167,10 +172,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["layouts", "step", "generate"])
     parser.add_argument("--config", nargs="+", help="for step: one or several")
-    parser.add_argument("--length", type=int, nargs="+", default=[32], help="for step: tokens of sentences")
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="for step: draw time against length, numbers beside"
-    )
+    parser.add_argument("--length", type=int, nargs="+", default=[32], help="for step: tokens per sentence")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="for step: plot time against length, and write CSV")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8, help="for layouts and generate")
     parser.add_argument("--tokens", type=int, default=197, help="for layouts")

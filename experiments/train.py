@@ -16,9 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
-    parser.add_argument(
-        "--dry_run", action="store_true", help="compile the step, print what it needs, train nothing"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="compile the step, print what it needs, train nothing")
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
     distributed.start(args)

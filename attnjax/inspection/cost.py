@@ -30,7 +30,12 @@ def memory(function: Callable, *arguments) -> int:
     options: dict[str, str | bool] = (
         {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else {}
     )
-    plan = jax.jit(function).lower(*arguments).compile(options).memory_analysis()
+    return peak_bytes(jax.jit(function).lower(*arguments).compile(options))
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the peak memory of a compiled function in bytes, per device, as planned by the compiler."""
+    plan = compiled.memory_analysis()
     assert plan is not None  # every backend we run on reports it
     return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
 

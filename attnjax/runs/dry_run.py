@@ -26,13 +26,13 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     batches.close()
 
     began = time.perf_counter()
-    plan = devices.lower(step, state, batch).compile().memory_analysis()
+    compiled = devices.lower(step, state, batch).compile()
     seconds = time.perf_counter() - began
     rows = len(batch["mask"]) * jax.process_count() // devices.shards // step.accumulate
     return {
         "parameters": parameters.count(state.params),
         "state bytes": devices.state_bytes(state),
-        "peak bytes": cost.peak_bytes(plan),
+        "peak bytes": cost.peak_bytes(compiled),
         "operations": 2 * jax.process_count() * step_multiply_adds(step, state, batch),
         "share": {name: (rows, *x.shape[1:]) for name, x in batch.items() if name in task.shown},
         "seconds to compile": seconds,

@@ -95,7 +95,9 @@ class TrainingPairs:
         return [{name: shape(name, x, *sizes) for name, x in batch.items()} for sizes in self.layout.shapes]
 
 
-def eval_batches(pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int) -> Iterable[pipeline.Batch]:
+def eval_batches(
+    pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int
+) -> Iterable[pipeline.Batch]:
     """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
     return pipeline.eval_batches(
         encode_pairs(pairs, vocabulary),

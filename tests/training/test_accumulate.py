@@ -1,18 +1,17 @@
-"""A step in parts; the Transformer's and the RNN's, on several devices, are in tests/tasks/test_translation.py."""
+"""Gradient accumulation; on several devices, and for every model, it is in test_devices.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.objectives.classification import ClassificationObjective
-from attnjax.training import devices as parallel
-from attnjax.training.optimizer import make_optimizer
+from attnjax.training import devices as devices_lib
+from attnjax.training.optimizer import OptimizerOptions, make_optimizer
 from attnjax.training.state import TrainState
-from attnjax.training.step import make_train_step
+from attnjax.training.step import TrainStep
 
 ROWS, RATE = 32, 0.5
 
@@ -38,12 +37,10 @@ def setup(name):
     task, (batch, example) = ClassificationObjective(models.build(MODELS[name], num_classes=5)), images(rng)
     shapes = jax.eval_shape(task.init, jax.random.key(0), example)
     params, model_state = jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32), shapes)
-    options = config_lib.classification().optimizer
-    options.name, options.momentum = "sgd", 0.0
-    optimizer = make_optimizer(options, rate)
+    optimizer = make_optimizer(OptimizerOptions(name="sgd", momentum=0.0), rate)
     opt_state = optimizer.init(params)
     start = TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, params, jax.random.PRNGKey(0))
-    return task, batch, start, lambda parts: make_train_step(task, optimizer, rate, 0.9, parts)
+    return task, batch, start, lambda parts: TrainStep(task, optimizer, rate, 0.9, parts)
 
 
 def rate(step):
@@ -95,10 +92,10 @@ class Draws:
 
 
 def test_each_part_of_each_step_draws_its_own_numbers():
-    optimizer = make_optimizer(config_lib.classification().optimizer, rate)
+    optimizer = make_optimizer(OptimizerOptions(), rate)
     params = jnp.ones(2)
     start = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None, jax.random.PRNGKey(0))
-    step = make_train_step(Draws(), optimizer, rate, 0.0, 4)
+    step = TrainStep(Draws(), optimizer, rate, accumulate=4)
     seen = set()
     for number in range(2):
         start, metrics = step(start, {"x": np.zeros((12, 3))})
@@ -111,12 +108,12 @@ def test_each_part_of_each_step_draws_its_own_numbers():
 
 
 def test_a_batch_must_divide_over_devices_and_parts():
-    devices = parallel.Pmap()
-    assert parallel.rows_multiple(devices) == 8 and parallel.rows_multiple(devices, 3) == 24
-    parallel.check_batch_size(devices, "batch_size", 48, 3)
+    devices = devices_lib.make()
+    assert devices_lib.rows_multiple(devices) == 8 and devices_lib.rows_multiple(devices, 3) == 24
+    devices_lib.check_batch_size(devices, "batch_size", 48, 3)
     with pytest.raises(
         UserError, match="batch_size=32 does not divide over 8 devices in 3 parts; use a multiple of 24"
     ):
-        parallel.check_batch_size(devices, "batch_size", 32, 3)
+        devices_lib.check_batch_size(devices, "batch_size", 32, 3)
     with pytest.raises(UserError, match="accumulate=0: it should be 1 or more"):
-        parallel.rows_multiple(devices, 0)
+        devices_lib.rows_multiple(devices, 0)

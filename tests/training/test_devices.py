@@ -1,6 +1,6 @@
 """The same numbers on one device, by pmap over eight, on a mesh, and in two processes, for every family of models.
 
-The cheap half; `make survive` runs the whole table. Run as a program, this is one of two processes.
+These are the cheap cases; `make survive` runs the full table. Run as a program, this is one of the two processes.
 """
 
 import dataclasses
@@ -18,26 +18,25 @@ import jax
 import numpy as np
 import pytest
 
-from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.objectives.classification import ClassificationObjective
 from attnjax.objectives.sequence import SequenceObjective
-from attnjax.training import devices as parallel
+from attnjax.training import devices as devices_lib
 from attnjax.training import sharding
 from attnjax.training import state as state_lib
-from attnjax.training.optimizer import make_optimizer
-from attnjax.training.step import make_train_step
+from attnjax.training.optimizer import OptimizerOptions, make_optimizer
+from attnjax.training.step import TrainStep
 
 ROWS = 32
-VIT = models.fields("vit", patch_size=4, width=16, depth=3, num_heads=2, mlp_dim=32)
-TEXT = dict(width=16, num_heads=2, mlp_dim=32, max_length=12, dropout=0.0, norm="pre")
+VIT = models.fields("vit", patch_size=4, width=16, depth=3, num_heads=2, mlp_dim=32, dropout=0.1, drop_path=0.2)
+TEXT = dict(width=16, num_heads=2, mlp_dim=32, max_length=12, dropout=0.2, norm="pre")
 MODELS = {
     "mlp": models.fields("mlp", widths=(16, 8)),
     "resnet": models.fields("resnet", blocks=(1, 1), features=(8, 16)),
     "vit": VIT,
     "swin": models.fields("swin", patch_size=2, width=8, depths=(2, 4), num_heads=(2, 4), window=2, kernel_std=0.0),
-    "rnn": models.fields("rnn", width=16, embedding=8, dropout=0.0),
+    "rnn": models.fields("rnn", width=16, embedding=8, dropout=0.2),
     "transformer": models.fields("transformer", **TEXT, encoder_depth=2, decoder_depth=2),
     "captioner": models.fields(
         "captioner", encoder=VIT, text=models.fields("transformer", **TEXT, encoder_depth=1, decoder_depth=2)
@@ -75,14 +74,10 @@ def make_batch(seed):
     }
 
 
-class OneDevice(parallel.Pmap):
-    def train_step(self, step):
-        return jax.jit(step)
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """How steps are taken. Only `dtype` may change the numbers, and parts where there are batch statistics."""
+    """How steps are computed. What changes the numbers: `dtype`, microbatches (their dropout and batch statistics), and
+    the dropout of scanned blocks."""
 
     accumulate: int = 1
     remat: str = "none"
@@ -107,19 +102,22 @@ def has(name, case):
     return (case.remat == "none" or "remat" in fields) and (not case.scan or "scan" in fields)
 
 
-def reference_case(name, case):
-    return Case(accumulate=case.accumulate if name == "resnet" else 1, dtype=case.dtype)
+def reference_case(case):
+    return dataclasses.replace(case, remat="none")
 
 
 def after_steps(name, devices, case, steps=(1, 10), share=slice(None)):
-    """Returns the parameters, as flat dicts of arrays, after each of `steps` steps."""
+    """Returns the parameters, as flat dicts of arrays, after each of `steps` steps; devices None: plain jit on one."""
     fields = {"dtype": case.dtype, "remat": case.remat, "scan": case.scan}
     task, example = build(name, **fields)
-    options = config_lib.classification().optimizer
-    options.name, rate = "sgd", 0.05
-    optimizer = make_optimizer(options, lambda step: rate)
-    state = devices.create(lambda: state_lib.create(task, optimizer, example, 0, ema=False))
-    step = devices.train_step(make_train_step(task, optimizer, lambda step: rate, 0.0, case.accumulate))
+    rate = 0.05
+    optimizer = make_optimizer(OptimizerOptions(name="sgd"), lambda step: rate)
+    step = TrainStep(task, optimizer, lambda step: rate, accumulate=case.accumulate)
+    if devices is None:
+        state, step = state_lib.create(task, optimizer, example, 0, ema=False), jax.jit(step)
+    else:
+        state = devices.create(lambda: state_lib.create(task, optimizer, example, 0, ema=False))
+        step = devices.train_step(step)
     found = []
     for number in range(1, max(steps) + 1):
         state, _ = step(state, {key: x[share] for key, x in make_batch(number).items()})
@@ -130,7 +128,7 @@ def after_steps(name, devices, case, steps=(1, 10), share=slice(None)):
 
 
 def whole(x):
-    """Returns all of an array, wherever it lies."""
+    """Returns all of an array, however it is sharded."""
     if not x.is_fully_addressable:
         x = jax.jit(
             lambda x: x, out_shardings=jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
@@ -138,7 +136,10 @@ def whole(x):
     return np.asarray(x)
 
 
-LAYOUTS = {"pmap": lambda name: parallel.Pmap(), "mesh 2x2x2": lambda name: parallel.Mesh(name, 2, 2, 2)}
+LAYOUTS = {
+    "pmap": lambda name: devices_lib.make(),
+    "mesh 2x2x2": lambda name: devices_lib.make("jit", fsdp=2, tensor=2, rules=models.lookup(name).rules),
+}
 
 
 def assert_same(one, other):
@@ -151,12 +152,12 @@ def assert_same(one, other):
 
 @functools.cache
 def on_one_device(name, case):
-    """Returns the parameters after 1 step and after 10, on one device with nothing on."""
-    return after_steps(name, OneDevice(), case)
+    """Returns the parameters after 1 step and after 10, on one device."""
+    return after_steps(name, None, case)
 
 
 # What `make test` takes of the table: (model, layout, case).
-CHEAP = [(name, "mesh 2x2x2", "plain") for name in MODELS]
+CHEAP = [(name, layout, "plain") for name in MODELS for layout in LAYOUTS]
 CHEAP += [(name, layout, "accumulate") for name in ("transformer", "resnet") for layout in LAYOUTS]
 CHEAP += [("captioner", "mesh 2x2x2", "scan, remat full, accumulate")]
 CHEAP_IN_TWO = [("vit", layout, case) for layout in LAYOUTS for case in ("plain", "accumulate")]
@@ -172,7 +173,7 @@ def assert_of_one_device(key, found):
     """In bfloat16: as near to what one device finds, taking all parameters together, as that is to float32."""
     name, _, case = key
     case = CASES[case]
-    one = on_one_device(name, reference_case(name, case))
+    one = on_one_device(name, reference_case(case))
     if case.dtype == "float32":
         return assert_same(one, found)
     for a, b, exact in zip(one, found, on_one_device(name, Case()), strict=True):
@@ -215,21 +216,21 @@ def test_every_kernel_and_table_has_a_rule(name, fields):
         text = jax.tree_util.keystr(path, simple=True, separator="/")
         if not text.endswith(("kernel", "embedding", "rows", "columns")) or leaf.shape[-1] == 1:
             continue
-        axes = sharding.spec(text, leaf.shape, sharding.RULES[name], dict.fromkeys(sharding.AXES, 1))
+        axes = sharding.spec(text, leaf.shape, models.lookup(name).rules, dict.fromkeys(sharding.AXES, 1))
         assert any(axes), f"{text} {leaf.shape} has no rule"
 
 
 def test_fsdp_leaves_each_device_its_share_of_the_state():
     """By the compiler's own account: the step's arguments and results, each a state and little else."""
     task, example = build("transformer")
-    optimizer = make_optimizer(config_lib.classification().optimizer, lambda step: 1e-3)
+    optimizer = make_optimizer(OptimizerOptions(), lambda step: 1e-3)
     state = jax.eval_shape(lambda: state_lib.create(task, optimizer, example, 0, ema=True))
-    step = make_train_step(task, optimizer, lambda step: 1e-3, 0.9)
+    step = TrainStep(task, optimizer, lambda step: 1e-3, ema_decay=0.9)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), make_batch(0))
     batch = {name: batch[name] for name in ("source", "target")}
     sizes = {}
-    for data, fsdp in ((8, 1), (4, 2), (2, 4), (1, 8)):
-        devices = parallel.Mesh("transformer", data, fsdp, 1)
+    for fsdp in (1, 2, 4, 8):
+        devices = devices_lib.make("jit", fsdp=fsdp, rules=models.lookup("transformer").rules)
         plan = devices.lower(step, state, batch).compile().memory_analysis()
         sizes[fsdp] = devices.state_bytes(state)
         batch_bytes = 4 * (8 + 8) * ROWS // 8
@@ -250,10 +251,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_refused(case):
     changes, message = BAD[case]
-    config = config_lib.classification()
-    config.parallel.update(changes)
     with pytest.raises(UserError, match=message):
-        parallel.make(config.parallel, "vit")
+        devices_lib.make(**changes)
 
 
 # Two processes of four devices each

@@ -4,20 +4,13 @@ import numpy as np
 import optax
 import pytest
 
-from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer, make_schedule
-
-
-def options(**changes):
-    config = config_lib.classification().optimizer
-    config.update(changes)
-    return config
+from attnjax.training.optimizer import OPTIMIZERS, OptimizerOptions, decay_mask, make_optimizer, make_schedule
 
 
 def rates(steps=100, **changes):
-    schedule = make_schedule(options(learning_rate=2.0, **changes), steps)
+    schedule = make_schedule(OptimizerOptions(learning_rate=2.0, **changes), steps)
     return [float(schedule(step)) for step in range(steps + 1)]
 
 
@@ -28,7 +21,7 @@ def test_constant_and_its_warmup():
     assert warm[11:] == [2.0] * 90
 
 
-def test_cosine_and_linear_end_where_told():
+def test_cosine_and_linear_end_at_the_given_rate():
     cosine = rates(schedule="cosine", end_learning_rate=0.5)
     np.testing.assert_allclose([cosine[0], cosine[50], cosine[100]], [2.0, 1.25, 0.5], atol=1e-6)
     steps = rates(schedule="step", boundaries=(40, 80), decay_factor=0.5, warmup_steps=10)
@@ -49,7 +42,7 @@ def test_noam_is_the_papers_formula():
     for step in (1, 10, 4000, 5000):
         expected = 2.0 * 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
         np.testing.assert_allclose(values[step - 1], expected, rtol=1e-5)
-    base = make_schedule(options(learning_rate=1.0, schedule="noam", warmup_steps=4000), 1)
+    base = make_schedule(OptimizerOptions(learning_rate=1.0, schedule="noam", warmup_steps=4000), 1)
     np.testing.assert_allclose(base(3999), 6.99e-4, rtol=1e-3)
 
 
@@ -67,8 +60,8 @@ def test_kernels_decay_and_nothing_else_does():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_descends_and_decays_only_kernels(name):
     decay = 0.0 if name == "adam" else 0.1
-    config = options(name=name, weight_decay=decay)
-    optimizer = make_optimizer(config, make_schedule(options(learning_rate=0.1, schedule="constant"), 10))
+    config = OptimizerOptions(name=name, weight_decay=decay)
+    optimizer = make_optimizer(config, make_schedule(OptimizerOptions(learning_rate=0.1, schedule="constant"), 10))
     params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
     state = optimizer.init(params)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
@@ -80,7 +73,7 @@ def test_every_optimizer_descends_and_decays_only_kernels(name):
 
 
 def test_sgd_with_momentum_is_the_textbook_rule():
-    optimizer = make_optimizer(options(name="sgd", momentum=0.9), lambda step: 0.1)
+    optimizer = make_optimizer(OptimizerOptions(name="sgd", momentum=0.9), lambda step: 0.1)
     params, state = jnp.ones(()), None
     state = optimizer.init(params)
     velocity, expected = 0.0, 1.0
@@ -93,7 +86,7 @@ def test_sgd_with_momentum_is_the_textbook_rule():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    optimizer = make_optimizer(options(name="sgd", momentum=0.0, clip_norm=1.0), lambda step: 1.0)
+    optimizer = make_optimizer(OptimizerOptions(name="sgd", momentum=0.0, clip_norm=1.0), lambda step: 1.0)
     params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
     updates, _ = optimizer.update(jax.tree.map(lambda p: p + 10, params), optimizer.init(params), params)
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
@@ -101,10 +94,10 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 def test_unknown_names_and_impossible_choices():
     with pytest.raises(UserError, match="did you mean 'adamw'"):
-        make_optimizer(options(name="adamww"), lambda step: 1.0)
+        make_optimizer(OptimizerOptions(name="adamww"), lambda step: 1.0)
     with pytest.raises(UserError, match="did you mean 'cosine'"):
-        make_schedule(options(schedule="cosin"), 10)
+        make_schedule(OptimizerOptions(schedule="cosin"), 10)
     with pytest.raises(UserError, match="warmup_steps=10 leaves nothing of 10 steps"):
-        make_schedule(options(warmup_steps=10), 10)
+        make_schedule(OptimizerOptions(warmup_steps=10), 10)
     with pytest.raises(UserError, match="needs adamw, lamb or sgd"):
-        make_optimizer(options(name="adam", weight_decay=0.1), lambda step: 1.0)
+        make_optimizer(OptimizerOptions(name="adam", weight_decay=0.1), lambda step: 1.0)

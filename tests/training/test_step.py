@@ -3,14 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax import config as config_lib
 from attnjax import models
 from attnjax.metrics import sums as metrics
 from attnjax.objectives.classification import ClassificationObjective
-from attnjax.training import devices as parallel
+from attnjax.training import devices as devices_lib
 from attnjax.training import state
-from attnjax.training.optimizer import make_optimizer
-from attnjax.training.step import make_eval_step, make_train_step
+from attnjax.training.optimizer import OptimizerOptions, make_optimizer
+from attnjax.training.step import TrainStep, make_eval_step
 
 MODELS = {
     "mlp": models.fields("mlp", widths=(16, 8)),
@@ -37,21 +36,20 @@ def random_batch(seed, mask=True, mixed=False):
 def setup(name, ema_decay=0.0, label_smoothing=0.0):
     task = ClassificationObjective(models.build(MODELS[name], num_classes=5), label_smoothing)
     schedule = lambda step: jnp.asarray(0.1)  # noqa: E731
-    options = config_lib.classification().optimizer
-    options.name, options.weight_decay = "sgd", 1e-3
-    optimizer = make_optimizer(options, schedule)
+    optimizer = make_optimizer(OptimizerOptions(name="sgd", weight_decay=1e-3), schedule)
     start = state.create(task, optimizer, EXAMPLE, seed=0, ema=ema_decay > 0)
     if name == "vit":  # its head starts at zero, which would hide most gradients
         start.params["head"]["kernel"] = jax.random.normal(jax.random.key(3), (16, 5))
-    return task, start, make_train_step(task, optimizer, schedule, ema_decay)
+    return task, start, TrainStep(task, optimizer, schedule, ema_decay)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_pmap_over_eight_devices_equals_one_device(name):
     task, start, train_step = setup(name)
     assert jax.device_count() == 8
-    one, many = start, jax.tree.map(jnp.copy, start)
-    one_step, many_step = jax.jit(train_step), parallel.Pmap().train_step(train_step)
+    devices = devices_lib.make()
+    one, many = start, devices.place(start)
+    one_step, many_step = jax.jit(train_step), devices.train_step(train_step)
     for seed in range(3):
         batch = random_batch(seed, mask=name != "resnet")
         one, one_metrics = one_step(one, batch)
@@ -67,7 +65,7 @@ def test_pmap_over_eight_devices_equals_one_device(name):
     variables, batch = (one.params, one.model_state), random_batch(9)
     eval_step = make_eval_step(task)
     a = metrics.means(jax.jit(eval_step)(variables, batch))
-    assert a == pytest.approx(metrics.means(parallel.Pmap().evaluate(eval_step)(variables, batch)), rel=1e-4)
+    assert a == pytest.approx(metrics.means(devices.evaluate(eval_step)(variables, batch)), rel=1e-4)
 
 
 def test_batch_statistics_are_those_of_the_whole_batch():
@@ -75,7 +73,8 @@ def test_batch_statistics_are_those_of_the_whole_batch():
     batch = random_batch(0, mask=False)
     batch["image"][:2] += 5  # one device sees other images than the rest
     kernel = np.asarray(start.params["stem"]["kernel"])
-    after, _ = parallel.Pmap().train_step(train_step)(start, batch)
+    devices = devices_lib.make()
+    after, _ = devices.train_step(train_step)(devices.place(start), batch)
     maps = jax.lax.conv_general_dilated(
         batch["image"], kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
