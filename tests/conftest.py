@@ -42,30 +42,41 @@ def entry(monkeypatch, capsys):
 
 @pytest.fixture
 def untrained():
-    """Returns untrained(workload, folder): makes a run folder of a workload at step 0, and returns it opened."""
-    from attnjax.runs import folder as run
+    """Returns untrained(experiment, workdir): makes a run folder of an experiment at step 0, and returns it opened."""
+    from attnjax.runs import folder
     from attnjax.runs.checkpoint import Checkpoints
-    from attnjax.training.optimizer import make_optimizer, make_schedule
 
-    def make(workload, folder):
-        optimizer = make_optimizer(workload.config.optimizer, make_schedule(workload.config.optimizer, steps=0))
-        checkpoints = Checkpoints(folder, workload.config.best_metric)
-        checkpoints.save_weights(run.create_state(workload, optimizer))
+    def make(experiment, workdir):
+        checkpoints = Checkpoints(workdir, experiment.config.best_metric)
+        checkpoints.save_weights(experiment.create_state())
         checkpoints.close()
-        run.write_description(folder, workload)
-        return run.open_run(folder)
+        folder.write_description(workdir, experiment)
+        return folder.open_run(workdir)
 
     return make
 
 
 @pytest.fixture
-def translation_workload(tmp_path):
-    """Returns translation_workload(joint, **model fields): Transformers as Marian, of numbers in words."""
+def classifier():
+    """Returns classifier(config, classes): the experiment of an image classifier with no data open."""
+    from attnjax.runs.experiment import Experiment, make_devices
+    from attnjax.tasks.classification import ClassificationTask
+
+    def make(config, classes):
+        devices = make_devices(config)
+        return Experiment(config, devices, ClassificationTask.with_classes(config, devices, classes))
+
+    return make
+
+
+@pytest.fixture
+def translation_experiment(tmp_path):
+    """Returns translation_experiment(joint, **model fields): Transformers like Marian's, of numbers in words."""
     from num2words import num2words
 
     from attnjax import config as config_lib
     from attnjax import models
-    from attnjax import tasks as workloads
+    from attnjax.runs.experiment import Experiment
 
     def make(joint=True, **fields):
         for language in ("en", "de"):
@@ -78,7 +89,7 @@ def translation_workload(tmp_path):
         config.data.source, config.data.validation = f"text:{tmp_path}", ""
         config.data.vocabulary.size, config.data.vocabulary.joint = 60, joint
         config.data.batching.max_length = 64
-        return workloads.for_training(config, tmp_path / "nowhere")
+        return Experiment.from_config(config, tmp_path / "nowhere")
 
     return make
 

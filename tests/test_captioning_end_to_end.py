@@ -16,7 +16,6 @@ from attnjax import tasks as workloads
 from attnjax.metrics.cider import cider
 from attnjax.runs import loop
 from attnjax.runs.folder import open_run
-from attnjax.tasks.classification import ClassificationWorkload
 
 CONFIG = Path(__file__).parent.parent / "configs" / "flickr8k_captioner.py"
 # One width of batches, so that there is one step to compile; dropout and augmentation on, as a stop must not lose them.
@@ -156,7 +155,7 @@ def described(run, photos):
     """The captions of the test split, one image at a time."""
     source = data.open_captions(run.config, "test")
     images = data.eval_images(run.config, source.images, np.arange(len(source)))
-    return [run.workload.describe(run.variables, 1, lambda index, i=i: images[[i] * len(index)])[0] for i in range(9)]
+    return [run.task.describe(run.variables, 1, lambda index, i=i: images[[i] * len(index)])[0] for i in range(9)]
 
 
 def test_evaluate_describes_each_image_whatever_its_company(trained, photos, described, entry, tmp_path):
@@ -297,7 +296,7 @@ def test_image_guided_translation_from_training_to_caption(inputs, described_lin
 def test_runs_of_another_task_are_refused(entry, photos, untrained, tmp_path):
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
-    untrained(ClassificationWorkload(config, ("a", "b")), tmp_path)
+    untrained(classifier(config, ("a", "b")), tmp_path)
     code, out, err = entry("caption", "--workdir", tmp_path, photos / "test" / "0.png")
     assert (code, out) == (2, "") and "this is a run of classification, not of captioning" in err
 

@@ -7,9 +7,8 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.runs import folder as run
+from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
-from attnjax.tasks.classification import ClassificationWorkload
 
 
 class NoData:
@@ -25,9 +24,9 @@ def make_run(workdir, *, keep, accuracies, ema=0.0):
     config.model = models.fields("mlp", widths=(4,))
     config.data.image_size, config.data.channels = (2, 2), 1
     config.keep_checkpoints, config.ema_decay = keep, ema
-    workload = ClassificationWorkload(config, ("a", "b"))
-    run.write_description(workdir, workload)
-    shapes, states = run.abstract_state(workload), {}
+    experiment = classifier(config, ("a", "b"))
+    folder.write_description(workdir, experiment)
+    shapes, states = experiment.state_shapes(), {}
     checkpoints = Checkpoints(workdir, "accuracy", keep=keep)
     for number, accuracy in enumerate(accuracies, 1):
         rng = np.random.default_rng(number)
@@ -49,21 +48,21 @@ def test_the_average_is_the_mean_of_the_last(tmp_path, ema):
     states = make_run(tmp_path, keep=3, accuracies=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5], ema=ema)
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     assert kept == [10, 40, 50, 60]
-    average = run.open_run(tmp_path, "average")
+    average = folder.open_run(tmp_path, "average")
     assert average.step == 60
     assert_mean(average, [states[step].ema if ema else states[step].params for step in (40, 50, 60)])
-    assert run.open_run(tmp_path).step == 10
-    assert_mean(run.open_run(tmp_path, "40"), [states[40].eval_params])
+    assert folder.open_run(tmp_path).step == 10
+    assert_mean(folder.open_run(tmp_path, "40"), [states[40].eval_params])
 
 
 def test_the_average_of_fewer_than_asked_for_is_of_all(tmp_path):
     states = make_run(tmp_path, keep=5, accuracies=[0.1, 0.2])
-    assert_mean(run.open_run(tmp_path, "average"), [states[10].params, states[20].params])
+    assert_mean(folder.open_run(tmp_path, "average"), [states[10].params, states[20].params])
 
 
 def test_the_average_of_one_is_the_latest(tmp_path):
     states = make_run(tmp_path, keep=1, accuracies=[0.2, 0.1])
-    average = run.open_run(tmp_path, "average")
+    average = folder.open_run(tmp_path, "average")
     assert average.step == 20
     assert_mean(average, [states[20].params])
 
@@ -81,6 +80,6 @@ def test_restored_weights_are_tied_to_no_device(tmp_path):
 def test_nothing_to_average(tmp_path):
     make_run(tmp_path, keep=2, accuracies=[])
     with pytest.raises(UserError, match="holds no checkpoint"):
-        run.open_run(tmp_path, "average")
+        folder.open_run(tmp_path, "average")
     with pytest.raises(UserError, match="keep_checkpoints=0: it should be 1 or more"):
         Checkpoints(tmp_path, "accuracy", keep=0)
