@@ -6,7 +6,15 @@ from typing import Any
 from attnjax.errors import UserError
 from attnjax.models.swin import EPSILON, Swin, padded_grid
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, Settings, check_expressible, name_bare_model, split_qkv, to_published
+from attnjax.weights.naming import (
+    Format,
+    Settings,
+    check_expressible,
+    in_block,
+    name_bare_model,
+    split_qkv,
+    to_published,
+)
 from attnjax.weights.vit import HUGGINGFACE_5_BLOCK, TIMM_BLOCK
 
 _TABLE = "relative_position_bias_table"
@@ -109,17 +117,12 @@ HUGGINGFACE = Format(
     settings=_huggingface_settings,
     modules=_modules(
         "swin.encoder.layers.{s}.",
-        {
-            "norm1": "layernorm_before",
-            "attention/query": "attention.self.query",
-            "attention/key": "attention.self.key",
-            "attention/value": "attention.self.value",
-            "attention/out": "attention.output.dense",
-            "attention/relative_positions/embedding": f"attention.self.{_TABLE}",
-            "norm2": "layernorm_after",
-            "mlp/fc1": "intermediate.dense",
-            "mlp/fc2": "output.dense",
-        },
+        in_block(
+            norms="layernorm_before layernorm_after",
+            attention="attention.self.query attention.self.key attention.self.value attention.output.dense",
+            mlp="intermediate.dense output.dense",
+        )
+        | {"attention/relative_positions/embedding": f"attention.self.{_TABLE}"},
         _HUGGINGFACE_OUTSIDE,
         merging_before=1,
     ),
