@@ -5,7 +5,7 @@ from typing import Any
 from attnjax.models.vit import ViT
 from attnjax.weights import naming
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, Settings, in_block
+from attnjax.weights.naming import Format, Settings, block_names
 
 
 def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
@@ -48,10 +48,6 @@ _GOOGLE_RENAMES = {
 }
 
 
-def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    return naming.name_bare_model(arrays, "vit.")
-
-
 def _huggingface_settings(model: ViT) -> Settings:
     return {
         "num_attention_heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
@@ -60,8 +56,10 @@ def _huggingface_settings(model: ViT) -> Settings:
     }
 
 
-TIMM_BLOCK = in_block(norms="norm1 norm2", attention="attn.query attn.key attn.value attn.proj", mlp="mlp.fc1 mlp.fc2")
-HUGGINGFACE_5_BLOCK = in_block(
+TIMM_BLOCK = block_names(
+    norms="norm1 norm2", attention="attn.query attn.key attn.value attn.proj", mlp="mlp.fc1 mlp.fc2"
+)
+HUGGINGFACE_5_BLOCK = block_names(
     norms="layernorm_before layernorm_after",
     attention="attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
     mlp="mlp.fc1 mlp.fc2",
@@ -83,7 +81,7 @@ GOOGLE = Format(
     resize_rule="linear_align_corners",
     modules=_modules(
         "Transformer/encoderblock_{i}/",
-        in_block(
+        block_names(
             norms="LayerNorm_0 LayerNorm_1",
             attention="MultiHeadDotProductAttention_0/query MultiHeadDotProductAttention_0/key "
             "MultiHeadDotProductAttention_0/value MultiHeadDotProductAttention_0/out",
@@ -121,12 +119,12 @@ TIMM = Format(
 HUGGINGFACE = Format(
     name="Hugging Face (4, as on the Hub)",
     marker=r"encoder\.layer\.0\.attention\.attention\.query\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
         "vit.encoder.layer.{i}.",
-        in_block(
+        block_names(
             norms="layernorm_before layernorm_after",
             attention="attention.attention.query attention.attention.key "
             "attention.attention.value attention.output.dense",
@@ -139,7 +137,7 @@ HUGGINGFACE = Format(
 HUGGINGFACE_5 = Format(
     name="Hugging Face (5)",
     marker=r"layers\.0\.attention\.q_proj\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
@@ -156,7 +154,7 @@ TUTORIAL = Format(
     prepare=naming.split_qkv,
     modules=_modules(
         "encoder.blocks.{i}.",
-        in_block(
+        block_names(
             norms="layernorm_1 layernorm_2",
             attention="attention.query_projection attention.key_projection "
             "attention.value_projection attention.output_projection",
