@@ -132,3 +132,51 @@ def rows():
         return [{name: x for name, x in row.items() if not name.endswith(("_per_second", "seconds"))} for row in kept]
 
     return read
+
+
+@pytest.fixture
+def make_config():
+    """Returns make_config(image_size=..., **model fields): the config of a small ViT."""
+    from attnjax import config as config_lib
+    from attnjax import models
+
+    def make(image_size=(16, 16), **fields):
+        config = config_lib.classification()
+        small = dict(patch_size=4, width=8, depth=2, num_heads=2, mlp_dim=12)
+        config.model = models.fields("vit", **(small | fields))
+        config.data.image_size = image_size
+        return config
+
+    return make
+
+
+@pytest.fixture
+def random_variables():
+    """Returns random_variables(config, classes): flat variables without two equal numbers."""
+    import numpy as np
+
+    from attnjax import models
+    from attnjax.weights.published import variable_shapes
+
+    def make(config, classes):
+        rng = np.random.default_rng(0)
+        model = models.build(config.model, num_classes=classes)
+        shapes = variable_shapes(model, (1, *config.data.image_size, config.data.channels))
+        return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
+
+    return make
+
+
+@pytest.fixture
+def named(random_variables):
+    """Returns named(format name, config, classes): a ViT's arrays as the format names them, and their variables."""
+    from attnjax import models
+    from attnjax.weights.naming import to_published
+    from attnjax.weights.vit import FORMATS
+
+    def make(name, config, classes=3):
+        (fmt,) = (fmt for fmt in FORMATS if fmt.name.startswith(name))
+        variables = random_variables(config, classes)
+        return to_published(variables, fmt, models.build(config.model, num_classes=classes)), variables
+
+    return make

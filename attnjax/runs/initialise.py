@@ -25,17 +25,8 @@ from attnjax.weights.published import Weights
 
 # Model fields that change neither its weights nor what it computes with them in evaluation, and resizable ones.
 _FREE_FIELDS = (
-    "dropout",
-    "attention_dropout",
-    "drop_path",
-    "position_std",
-    "kernel_std",
-    "attention_kernel",
-    "shift_by",
-    "dtype",
-    "remat",
-    "scan",
-    "window",
+    *("dropout", "attention_dropout", "drop_path", "position_std", "kernel_std"),
+    *("attention_kernel", "shift_by", "dtype", "remat", "scan", "window"),
 )
 # Model -> (image size, config.model) -> {path of a table of absolute positions: its grid of patches}.
 _GRIDS = {
@@ -56,7 +47,7 @@ def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[
     encoder. Each is a run folder (its best checkpoint, EMA weights if it has them) or a weights file. See
     `weights.fitting.fit` for what may differ. The EMA, if on, restarts from the loaded weights.
     """
-    report = []
+    report: list[str] = []
     if config.init_from:
         state, report = load(state, _read(config.init_from, config), config)
     if source := config.get("encoder_from"):
@@ -67,7 +58,7 @@ def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[
         params = state.params | {"encoder": encoder.params}
         model_state = {kind: old | {"encoder": encoder.model_state[kind]} for kind, old in state.model_state.items()}
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-        state = state.replace(params=params, model_state=model_state, ema=ema)
+        state = dataclasses.replace(state, params=params, model_state=model_state, ema=ema)
         report += [f"encoder initialised from {source}", *changes]
     return state, report
 
@@ -79,7 +70,7 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
     model_state = unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in variables.items()}, sep="/")
     params = model_state.pop("params")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, model_state=model_state, ema=ema), report
+    return dataclasses.replace(state, params=params, model_state=model_state, ema=ema), report
 
 
 def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
@@ -131,7 +122,7 @@ def _read(source: str, config: ConfigDict) -> Weights:
 def _part(state: TrainState, name: str) -> TrainState:
     """Returns the state of one part of the model, without an EMA."""
     model_state = {kind: parts[name] for kind, parts in state.model_state.items()}
-    return state.replace(params=state.params[name], model_state=model_state, ema=None)
+    return dataclasses.replace(state, params=state.params[name], model_state=model_state, ema=None)
 
 
 def _weights_of(run: Run, source: str) -> Weights:

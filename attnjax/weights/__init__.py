@@ -1,1 +1,1 @@
-"""Published weights: reading files, naming arrays as each family does, starting from them."""
+"""Published weights: reading and writing files, each family's naming of arrays, fitting weights to a model."""

@@ -28,7 +28,7 @@ _IN_FUSION = {
 
 
 def _modules(model: CrossViT) -> dict[str, str]:
-    names = {}
+    names: dict[str, str] = {}
     for b, depth in enumerate(model.depths):
         names |= {
             f"branch{b + 1}/patch_embedding/projection": f"patch_embed.{b}.proj",

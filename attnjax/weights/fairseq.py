@@ -5,25 +5,16 @@ import re
 import numpy as np
 
 from attnjax.models.transformer import Transformer
+from attnjax.weights import transformer_family as base
 from attnjax.weights.files import Arrays
 from attnjax.weights.naming import Format
-from attnjax.weights.transformer_family import (
-    OUTPUT,
-    SOURCE,
-    TARGET,
-    TORCH_DECODER,
-    TORCH_ENCODER,
-    Family,
-    ignored,
-    modules,
-)
 
 
 def _outside(model: Transformer) -> dict[str, str]:
     return {
-        TARGET: "decoder.embed_tokens.weight",
-        SOURCE: "encoder.embed_tokens.weight",
-        OUTPUT: "decoder.output_projection.weight",
+        base.TARGET: "decoder.embed_tokens.weight",
+        base.SOURCE: "encoder.embed_tokens.weight",
+        base.OUTPUT: "decoder.output_projection.weight",
         "source_positions/embedding": "encoder.embed_positions.weight",
         "target_positions/embedding": "decoder.embed_positions.weight",
         "encoder_norm": "encoder.layer_norm",
@@ -43,7 +34,7 @@ _FIRST_POSITION = 2  # row of a learned table; row 1 is for padding, row 0 is ne
 
 def _prepare(arrays: Arrays) -> Arrays:
     """Renames old names to new ones, splits packed projections (rows q, k, v), and drops rows without a position."""
-    result = {}
+    result: Arrays = {}
     for name, array in arrays.items():
         for old, new in _RENAMES.items():
             name = re.sub(old, new, name)
@@ -55,20 +46,20 @@ def _prepare(arrays: Arrays) -> Arrays:
     return result
 
 
-FAIRSEQ = Family(
+FAIRSEQ = base.Family(
     format=Format(
         name="fairseq",
         marker=r"^encoder\.embed_tokens\.weight$",
-        modules=modules("{part}.layers.{i}.", TORCH_ENCODER, TORCH_DECODER, _outside),
+        modules=base.modules("{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _outside),
         prepare=_prepare,
     ),
     fields={"positions": ("fairseq", "learned"), "epsilon": (1e-5,), "output_bias": (False,)},
     tables={
-        TARGET: ("decoder.embed_tokens.weight",),
-        SOURCE: ("encoder.embed_tokens.weight",),
-        OUTPUT: ("decoder.output_projection.weight", "decoder.embed_out", "decoder.embed_tokens.weight"),
+        base.TARGET: ("decoder.embed_tokens.weight",),
+        base.SOURCE: ("encoder.embed_tokens.weight",),
+        base.OUTPUT: ("decoder.output_projection.weight", "decoder.embed_out", "decoder.embed_tokens.weight"),
     },
-    buffers={r"(^|\.)version$|_float_tensor$|embed_positions\.weights$": ignored},
+    buffers={r"(^|\.)version$|_float_tensor$|embed_positions\.weights$": base.ignored},
     describe=lambda path, arrays: {},
     pad=lambda description: 1,
 )

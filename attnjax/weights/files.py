@@ -1,4 +1,4 @@
-"""Reading weight files into named arrays. Nothing is unpickled, but for tensors by torch's own restricted loader."""
+"""Reads weight files into named arrays, without executing code: torch files only with `weights_only`."""
 
 import json
 import pickle
@@ -16,17 +16,17 @@ from attnjax.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 
-# What a Hugging Face folder holds, best first.
+# The weights in a Hugging Face folder, the preferred file first.
 _IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
-# What torch and others wrap a state dict in.
+# Keys under which training code saves a state dict.
 _WRAPPERS = ("model", "state_dict")
 
 
 def read_arrays(path: str | Path) -> Arrays:
-    """Returns the arrays of a weights file by their names in it; half-precision ones as float32.
+    """Returns the arrays of a weights file by name; half-precision ones as float32.
 
-    `path` is a .npz, .safetensors, or torch (.pt, .pth, .bin) file, or a folder as Hugging Face's with
-    model.safetensors in it. UserError if it is missing, damaged, of another kind, or holds anything but arrays.
+    `path` is a .npz, .safetensors or torch file (.pt, .pth, .bin), or a Hugging Face folder. UserError if it is
+    missing, damaged, of another kind, or contains anything but arrays.
     """
     path = weights_file(path)
     try:
@@ -37,22 +37,22 @@ def read_arrays(path: str | Path) -> Arrays:
 
 
 def weights_file(path: str | Path) -> Path:
-    """Returns the weights file that `path` is, or that lies in the folder `path`; UserError if there is none."""
+    """Returns `path` itself or the weights file in the folder `path`; UserError if there is none."""
     path = Path(path)
     if path.is_dir():
         found = [path / name for name in _IN_FOLDER if (path / name).is_file()]
         if not found:
-            raise UserError(f"folder '{path}' holds no weights: expected {' or '.join(_IN_FOLDER)}")
+            raise UserError(f"folder '{path}' contains no weights: expected {' or '.join(_IN_FOLDER)}")
         path = found[0]
     if not path.is_file():
         raise UserError(f"no weights file or folder '{path}'")
     if path.suffix not in _READERS:
-        raise UserError(f"'{path}' ends in no known weights suffix. Known: {', '.join(_READERS)}")
+        raise UserError(f"'{path}' does not end in a known weights suffix. Known: {', '.join(_READERS)}")
     return path
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
-    """Returns Hugging Face's config.json beside the weights; empty if there is none."""
+    """Returns the Hugging Face config.json beside the weights; empty if there is none."""
     file = weights_file(path).with_name("config.json")
     if not file.is_file():
         return {}
@@ -77,7 +77,7 @@ def _read_torch(path: Path) -> Arrays:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise UserError(f"'{path}' is damaged, or holds more than tensors: {_first_line(error)}") from error
+        raise UserError(f"'{path}' is damaged, or contains more than tensors: {_first_line(error)}") from error
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -92,7 +92,7 @@ def _from_torch(tensor) -> np.ndarray:
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.dtype("V2"):  # how numpy writes bfloat16
+    if array.dtype == np.dtype("V2"):  # numpy's dtype for saved bfloat16
         array = array.view(ml_dtypes.bfloat16)
     return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
 

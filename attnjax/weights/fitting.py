@@ -1,4 +1,4 @@
-"""Fits weights to a model that differs in its number of classes, image size or window: pure functions of arrays."""
+"""Fits weights to a model with another number of classes, image size or window: pure functions of arrays."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,13 +18,9 @@ def fit(weights: Weights, fresh: Mapping[str, Any], grids: Grids, image_size: Gr
     """Returns flat variables with the names and shapes of `fresh`, made of `weights`, and a report of the changes.
 
     Tables of absolute and relative positions are resized. The head stays fresh if the number of classes differs.
-    UserError listing every other mismatch.
-
-    Args:
-      weights: what to start from.
-      fresh: the model's own flat variables ("params/block0/norm1/scale"); shapes suffice if the head is replaced.
-      grids: image size (H, W) -> {path of a table of absolute positions (1, p + h * w, D): its grid (h, w)}.
-      image_size: the model's (H, W).
+    UserError listing every other mismatch. `fresh` are the model's own flat variables, or only their shapes if the head
+    does not stay fresh; `grids` returns {path of a table of absolute positions (1, p + h * w, D): its grid (h, w)} for
+    an image size (H, W); `image_size` is the model's.
     """
     variables = dict(weights.variables)
     report = [
@@ -82,7 +78,7 @@ def _fit_rows_and_columns(variables: Arrays, weights, fresh):
 
 def _fit_biases(variables: Arrays, fresh):
     """Resizes tables of relative positions in place; returns the report's lines, one for all blocks it is true of."""
-    report = {}
+    report: dict[str, None] = {}
     for path, table in variables.items():
         if not path.endswith("relative_positions/embedding") or path not in fresh:
             continue

@@ -49,17 +49,15 @@ def write_classifier(
     make, reader = WRITERS[name]
     height, width, channels = image_shape
     arrays, description = make(model, _flat(params), (height, width))
-    description = (
-        {"architectures": [reader]}
-        | description
-        | {
-            "dtype": "float32",
-            "image_size": height if height == width else [height, width],
-            "num_channels": channels,
-            "id2label": {str(i): label for i, label in enumerate(classes)},
-            "label2id": {label: i for i, label in enumerate(classes)},
-        }
-    )
+    description = {
+        "architectures": [reader],
+        **description,
+        "dtype": "float32",
+        "image_size": height if height == width else [height, width],
+        "num_channels": channels,
+        "id2label": {str(i): label for i, label in enumerate(classes)},
+        "label2id": {label: i for i, label in enumerate(classes)},
+    }
     save_model(Path(folder), arrays, {"config.json": description})
     return reader
 

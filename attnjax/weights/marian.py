@@ -9,32 +9,24 @@ from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
+from attnjax.weights import transformer_family as base
 from attnjax.weights.files import Arrays, read_description
 from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, Settings, to_published
-from attnjax.weights.transformer_family import (
-    BIAS,
-    OUTPUT,
-    SOURCE,
-    TARGET,
-    TORCH_DECODER,
-    TORCH_ENCODER,
-    Family,
-    attention,
-    ignored,
-    modules,
-)
 
 
 def _must_be_concatenated_sinusoids(array: np.ndarray) -> str:
     # The tolerance admits half precision; tensor2tensor's frequencies differ by 0.09 within 64 positions.
-    same = array.ndim == 2 and np.allclose(array, sinusoids(*array.shape, "concatenated"), atol=1e-3)
+    same = array.ndim == 2 and np.allclose(array, sinusoids(len(array), array.shape[1], "concatenated"), atol=1e-3)
     return "" if same else "does not contain sinusoids of frequencies 10000^(-2i/d), all sines before all cosines"
 
 
 def _huggingface_outside(model: Transformer) -> dict[str, str]:
-    target = "model.shared.weight" if model.tie == "all" else "model.decoder.embed_tokens.weight"
-    own = {SOURCE: "model.encoder.embed_tokens.weight", OUTPUT: "lm_head.weight", BIAS: "final_logits_bias"}
-    return {TARGET: target, **own}
+    return {
+        base.TARGET: "model.shared.weight" if model.tie == "all" else "model.decoder.embed_tokens.weight",
+        base.SOURCE: "model.encoder.embed_tokens.weight",
+        base.OUTPUT: "lm_head.weight",
+        base.BIAS: "final_logits_bias",
+    }
 
 
 def _huggingface_prepare(arrays: Arrays) -> Arrays:
@@ -60,11 +52,11 @@ def _huggingface_description(path, arrays):
     return description
 
 
-HUGGINGFACE = Family(
+HUGGINGFACE = base.Family(
     format=Format(
         name="Hugging Face's Marian",
         marker=r"^model\.encoder\.layers\.0\.self_attn\.q_proj\.weight$",
-        modules=modules("model.{part}.layers.{i}.", TORCH_ENCODER, TORCH_DECODER, _huggingface_outside),
+        modules=base.modules("model.{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _huggingface_outside),
         prepare=_huggingface_prepare,
         settings=_huggingface_settings,
     ),
@@ -75,10 +67,10 @@ HUGGINGFACE = Family(
         "activation": tuple(HUGGINGFACE_ACTIVATIONS),
     },
     tables={
-        TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
-        SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
-        OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
-        BIAS: ("final_logits_bias",),
+        base.TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
+        base.SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
+        base.OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
+        base.BIAS: ("final_logits_bias",),
     },
     buffers={r"embed_positions\.weight$": _must_be_concatenated_sinusoids},
     describe=_huggingface_description,
@@ -153,23 +145,26 @@ def _marian_norm(ours: str, theirs: str) -> dict[str, str]:
 
 
 _MARIAN_ENCODER = {
-    **attention("attention", "self_{}", _MARIAN_PARTS),
+    **base.attention("attention", "self_{}", _MARIAN_PARTS),
     **_marian_norm("norm1", "self_Wo"),
     **_MARIAN_MLP,
     **_marian_norm("norm2", "ffn_ffn"),
 }
 _MARIAN_DECODER = {
     **_MARIAN_ENCODER,
-    **attention("cross_attention", "context_{}", _MARIAN_PARTS),
+    **base.attention("cross_attention", "context_{}", _MARIAN_PARTS),
     **_marian_norm("norm2", "context_Wo"),
     **_marian_norm("norm3", "ffn_ffn"),
 }
 
 
 def _marian_outside(model: Transformer) -> dict[str, str]:
-    target = "Wemb" if model.tie == "all" else "decoder_Wemb"
-    own = {SOURCE: "encoder_Wemb", OUTPUT: "decoder_ff_logit_out_W", BIAS: "decoder_ff_logit_out_b"}
-    return {TARGET: target, **own}
+    return {
+        base.TARGET: "Wemb" if model.tie == "all" else "decoder_Wemb",
+        base.SOURCE: "encoder_Wemb",
+        base.OUTPUT: "decoder_ff_logit_out_W",
+        base.BIAS: "decoder_ff_logit_out_b",
+    }
 
 
 def _marian_prepare(arrays: Arrays) -> Arrays:
@@ -201,11 +196,11 @@ def _marian_description(path, arrays):
     return description if isinstance(description, dict) else {}
 
 
-MARIAN = Family(
+MARIAN = base.Family(
     format=Format(
         name="Marian's npz",
         marker=r"^encoder_l1_self_Wq$",
-        modules=modules("{part}_l{n}_", _MARIAN_ENCODER, _MARIAN_DECODER, _marian_outside),
+        modules=base.modules("{part}_l{n}_", _MARIAN_ENCODER, _MARIAN_DECODER, _marian_outside),
         prepare=_marian_prepare,
         settings=_marian_settings,
         described_in="special:model.yml",
@@ -219,12 +214,12 @@ MARIAN = Family(
         "activation": ("relu", "swish"),
     },
     tables={
-        TARGET: ("decoder_Wemb", "Wemb"),
-        SOURCE: ("encoder_Wemb", "Wemb"),
-        OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
-        BIAS: ("decoder_ff_logit_out_b",),
+        base.TARGET: ("decoder_Wemb", "Wemb"),
+        base.SOURCE: ("encoder_Wemb", "Wemb"),
+        base.OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
+        base.BIAS: ("decoder_ff_logit_out_b",),
     },
-    buffers={r"^special:": ignored},
+    buffers={r"^special:": base.ignored},
     describe=_marian_description,
     pad=lambda description: None,
 )

@@ -30,24 +30,25 @@ HUGGINGFACE_ACTIVATIONS = {
 }
 
 
-def no_settings(model: nn.Module) -> Settings:
-    """Returns the `settings` of a format whose files do not describe the model."""
-    return {}
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
     """How one family of files names and lays out the arrays of a model."""
 
     name: str
-    marker: str  # regular expression that matches a name in each file of the family, and in no other family's
+    marker: str  # regular expression that matches a name in each file of the family; formats are tried in order
     modules: Callable[[Any], Mapping[str, str]]  # model -> {our module path (or parameter path): the family's}
     prepare: Callable[[Arrays], Arrays] = dict  # renames and splits arrays so that all variants of the family agree
     torch: bool = True  # torch's kernel layouts and parameter names, else flax's
     resize_rule: str = "bicubic_antialias"  # how the family resizes position tables; see nn.positions.RESIZE_RULES
     # What config.json must say for the model to compute the same: {field: (what our model has, accepted values)}.
-    settings: Callable[[Any], Settings] = no_settings
+    settings: Callable[[Any], Settings] = lambda model: {}
     described_in: str = "config.json"  # where the family's files state the settings
+
+
+def block_names(norms: str, attention: str, mlp: str) -> dict[str, str]:
+    """Returns {our module path in an encoder block: the family's}; `attention` names query, key, value and output."""
+    paths = "norm1 norm2 attention/query attention/key attention/value attention/out mlp/fc1 mlp/fc2"
+    return dict(zip(paths.split(), f"{norms} {attention} {mlp}".split(), strict=True))
 
 
 def detect(arrays: Arrays, formats: Iterable[Format], where: str) -> Format:

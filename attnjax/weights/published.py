@@ -41,27 +41,28 @@ class Weights:
     resize_rule: str
 
 
-def read(path: str | Path, model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Weights:
+def read(source: str | Path, model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Weights:
     """Reads a weights file or Hugging Face folder as a model of `models.fields`, for images (H, W, C).
 
     The number of classes and the size of tables of positions are the file's own. UserError if the file cannot be read,
     follows no known naming, describes a different computation, or does not fit the model.
     """
-    formats = _formats_of(model["name"])
-    arrays, description = read_arrays(path), read_description(path)
-    fmt = detect(arrays, formats, str(path))
+    where, formats = str(source), _formats_of(model["name"])
+    arrays, description = read_arrays(source), read_description(source)
+    fmt = detect(arrays, formats, where)
     arrays = fmt.prepare(arrays)
     num_classes = _count_classes(arrays, fmt, model)
     module = models.build(model, num_classes=num_classes)
-    check_settings(fmt, module, description, str(path))
+    check_settings(fmt, module, description, where)
     shapes = variable_shapes(module, (1, *image_shape))
     names = published_names(fmt, module, shapes)
-    for positions in filter(is_position_table, shapes):
-        if (table := arrays.get(names[positions])) is not None and table.ndim == 3:
-            shapes[positions] = (*table.shape[:2], shapes[positions][-1])  # its grid may differ from the model's
+    for path, shape in shapes.items():
+        # Tables of absolute positions (1, N, D) or relative ones (rows, columns, heads) may be of another size.
+        if path.endswith("positions/embedding") and (table := arrays.get(names[path])) is not None and table.ndim == 3:
+            shapes[path] = (*table.shape[:2], shape[-1])
     return Weights(
-        source=str(path),
-        variables=from_published(arrays, fmt, module, shapes, str(path)),
+        source=where,
+        variables=from_published(arrays, fmt, module, shapes, where),
         num_classes=num_classes,
         classes=_class_names(description, num_classes),
         image_size=_image_size(description),
@@ -74,11 +75,6 @@ def variable_shapes(model: nn.Module, image_shape: tuple[int, int, int, int]) ->
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(image_shape, jnp.float32))
     shapes = {path: struct.shape for path, struct in flatten_dict(variables, sep="/").items()}
     return {path: shape for path, shape in shapes.items() if model.num_classes or not is_head(path)}
-
-
-def is_position_table(path: str) -> bool:
-    """Whether a flat variable is a table of absolute positions (1, N, D) or relative ones (rows, columns, heads)."""
-    return path.endswith("positions/embedding")
 
 
 def is_head(path: str) -> bool:

@@ -41,10 +41,6 @@ def _drop_counters(arrays: Arrays) -> Arrays:
     return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
 
 
-def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    return name_bare_model(_drop_counters(arrays), "resnet.")
-
-
 def _huggingface_settings(model: ResNet) -> Settings:
     return {
         "downsample_in_bottleneck": ("its stride in the 3x3 convolution (False)", (False,)),
@@ -63,7 +59,7 @@ TORCHVISION = Format(
 HUGGINGFACE = Format(
     name="Hugging Face",
     marker=r"encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: name_bare_model(_drop_counters(arrays), "resnet."),
     settings=_huggingface_settings,
     modules=_huggingface,
 )

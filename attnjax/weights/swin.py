@@ -5,8 +5,9 @@ from typing import Any
 
 from attnjax.errors import UserError
 from attnjax.models.swin import EPSILON, Swin, padded_grid
+from attnjax.weights import naming
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, Settings, check_expressible, name_bare_model, split_qkv, to_published
+from attnjax.weights.naming import Format, Settings, block_names
 from attnjax.weights.vit import HUGGINGFACE_5_BLOCK, TIMM_BLOCK
 
 _TABLE = "relative_position_bias_table"
@@ -52,14 +53,6 @@ def flat_tables(arrays: Arrays) -> Arrays:
     }
 
 
-def _timm_prepare(arrays: Arrays) -> Arrays:
-    return split_qkv(_square_tables(arrays))
-
-
-def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    return name_bare_model(_square_tables(arrays), "swin.")
-
-
 def _huggingface_settings(model: Swin) -> Settings:
     return {
         "num_heads": (f"num_heads={tuple(model.num_heads)}", (list(model.num_heads),)),
@@ -88,15 +81,15 @@ _HUGGINGFACE_OUTSIDE = {
 MICROSOFT = Format(
     name="Microsoft's",
     marker=r"^layers\.0\.downsample\.",
-    prepare=_timm_prepare,
+    prepare=lambda arrays: naming.split_qkv(_square_tables(arrays)),
     resize_rule="bicubic",
     modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head"}, merging_before=1),
 )
 
 TIMM = Format(
     name="timm",
-    marker=r"^patch_embed\.proj\.weight$",  # Microsoft's match too, and are tried first
-    prepare=_timm_prepare,
+    marker=r"^patch_embed\.proj\.weight$",  # matches Microsoft's too, which are tried first
+    prepare=lambda arrays: naming.split_qkv(_square_tables(arrays)),
     resize_rule="bicubic",
     modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head.fc"}, merging_before=0),
 )
@@ -104,22 +97,17 @@ TIMM = Format(
 HUGGINGFACE = Format(
     name="Hugging Face (4, as on the Hub)",
     marker=r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(_square_tables(arrays), "swin."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
         "swin.encoder.layers.{s}.",
-        {
-            "norm1": "layernorm_before",
-            "attention/query": "attention.self.query",
-            "attention/key": "attention.self.key",
-            "attention/value": "attention.self.value",
-            "attention/out": "attention.output.dense",
-            "attention/relative_positions/embedding": f"attention.self.{_TABLE}",
-            "norm2": "layernorm_after",
-            "mlp/fc1": "intermediate.dense",
-            "mlp/fc2": "output.dense",
-        },
+        block_names(
+            norms="layernorm_before layernorm_after",
+            attention="attention.self.query attention.self.key attention.self.value attention.output.dense",
+            mlp="intermediate.dense output.dense",
+        )
+        | {"attention/relative_positions/embedding": f"attention.self.{_TABLE}"},
         _HUGGINGFACE_OUTSIDE,
         merging_before=1,
     ),
@@ -128,7 +116,7 @@ HUGGINGFACE = Format(
 HUGGINGFACE_5 = Format(
     name="Hugging Face (5)",
     marker=r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(_square_tables(arrays), "swin."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
@@ -147,7 +135,7 @@ def to_huggingface(model: Swin, variables: Arrays, image_size: tuple[int, int]) 
 
     UserError if that class cannot compute this model for images of `image_size` (height, width).
     """
-    arrays = to_published(variables, HUGGINGFACE, model)
+    arrays = naming.to_published(variables, HUGGINGFACE, model)
     _check_expressible(model, arrays, image_size)
     description = {
         "model_type": "swin",
@@ -177,4 +165,4 @@ def _check_expressible(model, arrays, image_size):
         f"a window of {model.window} is larger than a feature map": smaller,
         "a feature map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
     }
-    check_expressible("SwinForImageClassification", problems)
+    naming.check_expressible("SwinForImageClassification", problems)

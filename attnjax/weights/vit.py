@@ -3,16 +3,9 @@
 from typing import Any
 
 from attnjax.models.vit import ViT
+from attnjax.weights import naming
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import (
-    HUGGINGFACE_ACTIVATIONS,
-    Format,
-    Settings,
-    check_expressible,
-    name_bare_model,
-    split_qkv,
-    to_published,
-)
+from attnjax.weights.naming import Format, Settings, block_names
 
 
 def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
@@ -55,38 +48,22 @@ _GOOGLE_RENAMES = {
 }
 
 
-def _huggingface_prepare(arrays: Arrays) -> Arrays:
-    return name_bare_model(arrays, "vit.")
-
-
 def _huggingface_settings(model: ViT) -> Settings:
     return {
         "num_attention_heads": (f"num_heads={model.num_heads}", (model.num_heads,)),
-        "hidden_act": (f"activation={model.activation}", HUGGINGFACE_ACTIVATIONS[model.activation]),
+        "hidden_act": (f"activation={model.activation}", naming.HUGGINGFACE_ACTIVATIONS[model.activation]),
         "layer_norm_eps": (f"epsilon={model.epsilon}", (model.epsilon,)),
     }
 
 
-TIMM_BLOCK = {
-    "norm1": "norm1",
-    "attention/query": "attn.query",
-    "attention/key": "attn.key",
-    "attention/value": "attn.value",
-    "attention/out": "attn.proj",
-    "norm2": "norm2",
-    "mlp/fc1": "mlp.fc1",
-    "mlp/fc2": "mlp.fc2",
-}
-HUGGINGFACE_5_BLOCK = {
-    "norm1": "layernorm_before",
-    "attention/query": "attention.q_proj",
-    "attention/key": "attention.k_proj",
-    "attention/value": "attention.v_proj",
-    "attention/out": "attention.o_proj",
-    "norm2": "layernorm_after",
-    "mlp/fc1": "mlp.fc1",
-    "mlp/fc2": "mlp.fc2",
-}
+TIMM_BLOCK = block_names(
+    norms="norm1 norm2", attention="attn.query attn.key attn.value attn.proj", mlp="mlp.fc1 mlp.fc2"
+)
+HUGGINGFACE_5_BLOCK = block_names(
+    norms="layernorm_before layernorm_after",
+    attention="attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
+    mlp="mlp.fc1 mlp.fc2",
+)
 _HUGGINGFACE_OUTSIDE = {
     "patch_embedding/projection": "vit.embeddings.patch_embeddings.projection",
     "class_token": "vit.embeddings.cls_token",
@@ -104,16 +81,12 @@ GOOGLE = Format(
     resize_rule="linear_align_corners",
     modules=_modules(
         "Transformer/encoderblock_{i}/",
-        {
-            "norm1": "LayerNorm_0",
-            "attention/query": "MultiHeadDotProductAttention_0/query",
-            "attention/key": "MultiHeadDotProductAttention_0/key",
-            "attention/value": "MultiHeadDotProductAttention_0/value",
-            "attention/out": "MultiHeadDotProductAttention_0/out",
-            "norm2": "LayerNorm_1",
-            "mlp/fc1": "MlpBlock_0/Dense_0",
-            "mlp/fc2": "MlpBlock_0/Dense_1",
-        },
+        block_names(
+            norms="LayerNorm_0 LayerNorm_1",
+            attention="MultiHeadDotProductAttention_0/query MultiHeadDotProductAttention_0/key "
+            "MultiHeadDotProductAttention_0/value MultiHeadDotProductAttention_0/out",
+            mlp="MlpBlock_0/Dense_0 MlpBlock_0/Dense_1",
+        ),
         {
             "patch_embedding/projection": "embedding",
             "class_token": "cls",
@@ -128,7 +101,7 @@ GOOGLE = Format(
 TIMM = Format(
     name="timm",
     marker=r"^patch_embed\.proj\.weight$",
-    prepare=split_qkv,
+    prepare=naming.split_qkv,
     modules=_modules(
         "blocks.{i}.",
         TIMM_BLOCK,
@@ -146,21 +119,17 @@ TIMM = Format(
 HUGGINGFACE = Format(
     name="Hugging Face (4, as on the Hub)",
     marker=r"encoder\.layer\.0\.attention\.attention\.query\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
         "vit.encoder.layer.{i}.",
-        {
-            "norm1": "layernorm_before",
-            "attention/query": "attention.attention.query",
-            "attention/key": "attention.attention.key",
-            "attention/value": "attention.attention.value",
-            "attention/out": "attention.output.dense",
-            "norm2": "layernorm_after",
-            "mlp/fc1": "intermediate.dense",
-            "mlp/fc2": "output.dense",
-        },
+        block_names(
+            norms="layernorm_before layernorm_after",
+            attention="attention.attention.query attention.attention.key "
+            "attention.attention.value attention.output.dense",
+            mlp="intermediate.dense output.dense",
+        ),
         _HUGGINGFACE_OUTSIDE,
     ),
 )
@@ -168,7 +137,7 @@ HUGGINGFACE = Format(
 HUGGINGFACE_5 = Format(
     name="Hugging Face (5)",
     marker=r"layers\.0\.attention\.q_proj\.",
-    prepare=_huggingface_prepare,
+    prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
     modules=_modules(
@@ -182,19 +151,15 @@ HUGGINGFACE_5 = Format(
 TUTORIAL = Format(
     name="vision-transformer-from-scratch",
     marker=r"^embedding\.patch_embeddings\.projection\.weight$",
-    prepare=split_qkv,
+    prepare=naming.split_qkv,
     modules=_modules(
         "encoder.blocks.{i}.",
-        {
-            "norm1": "layernorm_1",
-            "attention/query": "attention.query_projection",
-            "attention/key": "attention.key_projection",
-            "attention/value": "attention.value_projection",
-            "attention/out": "attention.output_projection",
-            "norm2": "layernorm_2",
-            "mlp/fc1": "mlp.dense_1",
-            "mlp/fc2": "mlp.dense_2",
-        },
+        block_names(
+            norms="layernorm_1 layernorm_2",
+            attention="attention.query_projection attention.key_projection "
+            "attention.value_projection attention.output_projection",
+            mlp="mlp.dense_1 mlp.dense_2",
+        ),
         {
             "patch_embedding/projection": "embedding.patch_embeddings.projection",
             "class_token": "embedding.cls_token",
@@ -219,7 +184,7 @@ def to_huggingface(model: ViT, variables: Arrays, image_size: tuple[int, int]) -
         "pre_logits": bool(model.pre_logits),
         "no head": not model.num_classes,
     }
-    check_expressible("ViTForImageClassification", problems)
+    naming.check_expressible("ViTForImageClassification", problems)
     description = {
         "model_type": "vit",
         "hidden_size": model.width,
@@ -231,4 +196,4 @@ def to_huggingface(model: ViT, variables: Arrays, image_size: tuple[int, int]) -
         "patch_size": model.patch_size,
         "qkv_bias": True,
     }
-    return to_published(variables, HUGGINGFACE, model), description
+    return naming.to_published(variables, HUGGINGFACE, model), description

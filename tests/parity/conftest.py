@@ -1,4 +1,4 @@
-"""What all parity tests share: exact products, and PyTorch models in which nothing is zero or one."""
+"""Shared by all parity tests: exact matrix products, and PyTorch models in which no parameter stays 0 or 1."""
 
 import sys
 from importlib.util import find_spec
@@ -7,13 +7,13 @@ from unittest.mock import MagicMock
 import jax
 import pytest
 
-# Of torchvision, what timm's modules import as they load, mostly for its data sets.
+# The parts of torchvision that timm imports, mostly for its datasets.
 TORCHVISION = ("", ".datasets", ".models.feature_extraction", ".ops.misc", ".transforms", ".transforms.functional")
 
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """Keeps float32 products float32 on accelerators that would shorten them."""
+    """Keeps float32 matrix products in float32 on accelerators that reduce their precision by default."""
     with jax.default_matmul_precision("highest"):
         yield
 
@@ -22,8 +22,8 @@ def exact_products():
 def crossvit():
     """timm's crossvit module.
 
-    timm needs torchvision, of which this module uses nothing, and which must be of just the build that torch is: for
-    the CPU it is not to be had everywhere. So timm is installed without it, and finds empty names in its place.
+    timm imports torchvision, which this module does not use. torchvision must match torch's build, and a CPU build is
+    not available everywhere, so timm is installed without it and finds stubs instead.
     """
     pytest.importorskip("torch")
     stubs = [] if find_spec("torchvision") else [f"torchvision{name}" for name in TORCHVISION]
@@ -37,7 +37,7 @@ def crossvit():
 
 @pytest.fixture
 def randomise():
-    """Returns randomise(module, head, image): fills all weights and statistics; `image` then gives logits of size 1."""
+    """Returns randomise(module, head, image): sets all weights and statistics; `image` gives logits of size 1."""
     torch = pytest.importorskip("torch")
 
     def fill(name, tensor, generator):

@@ -1,4 +1,4 @@
-"""The captioner against transformers' VisionEncoderDecoderModel, a ViT before TrOCR's decoder.
+"""The captioner against transformers' VisionEncoderDecoderModel of a ViT and TrOCR's decoder.
 
 Logits agree within 1e-5, gradients within 1e-4 of the largest entry of each array, greedy search token by token.
 """
@@ -24,11 +24,11 @@ transformers = pytest.importorskip("transformers")
 
 PAD, BOS, EOS = 0, 1, 2
 V, WIDTH, HEADS, HIDDEN, DEPTH, LENGTH, ROWS, SIZE = 40, 32, 4, 48, 2, 24, 6, 16
-UNUSED_POSITIONS = 2  # rows of TrOCR's table before the first position's
+UNUSED_POSITIONS = 2  # rows of TrOCR's table before the first position
 
 
 def randomise(module):
-    """Attention is sharp; the last norm's scale has both signs, as a tied output would else find the token again."""
+    """Attention is sharp; the last norm's scale has both signs, or a tied output would repeat the input token."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(tensor):
@@ -48,7 +48,7 @@ def randomise(module):
 
 
 def make_models(encoder_width):
-    """Returns theirs, with random weights that neither loop nor end at once, and ours, without weights."""
+    """Returns theirs, with random weights that neither loop nor end at once, and ours without weights."""
     encoder = transformers.ViTConfig(
         hidden_size=encoder_width,
         num_hidden_layers=DEPTH,
@@ -102,7 +102,7 @@ def make_models(encoder_width):
 
 
 def modules(model):
-    """Returns our modules' paths -> theirs: those of a ViT and of a Marian, as `weights` has them, and the adapter."""
+    """Returns {our module path: theirs}: the names of a ViT and of a Marian from `weights`, and the adapter's."""
     encoder = {f"encoder/{ours}": name for ours, name in vit.HUGGINGFACE_5.modules(model.encoder).items()}
     text = {f"text/{ours}": name for ours, name in marian.HUGGINGFACE.format.modules(model.text).items()}
     return {
@@ -119,14 +119,14 @@ FORMAT = Format(name="VisionEncoderDecoderModel", marker="^enc_to_dec_proj", mod
 
 
 def arrays_of(tensors):
-    """Returns arrays of what both have: no pooler, whose output nobody reads, and no positions that are never used."""
+    """Returns the arrays that both have: no pooler, whose output is unused, and no unused positions."""
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors if "pooler" not in name}
     return arrays | {POSITIONS: arrays[POSITIONS][UNUSED_POSITIONS:]}
 
 
 @pytest.fixture(scope="module", params=[WIDTH, 24], ids=["same width", "adapter"])
 def both(request):
-    """Returns theirs, ours, our parameters, images and targets that begin with bos and are of several lengths."""
+    """Returns theirs, ours, our parameters, images, and targets of several lengths that begin with bos."""
     module, model = make_models(request.param)
     rng = np.random.default_rng(0)
     image = rng.normal(size=(ROWS, SIZE, SIZE, 3)).astype(np.float32)
@@ -167,7 +167,7 @@ def test_the_captioner_is_hugging_faces(both):
     ours_by_name, theirs_by_name = to_published(gradient, FORMAT, model), arrays_of(found)
     assert ours_by_name.keys() == theirs_by_name.keys()
     scale = {name: np.abs(array).max() for name, array in theirs_by_name.items()}
-    # Softmax ignores what is added to all keys: rounding alone.
+    # Exactly 0 but for rounding: softmax is invariant to it.
     scale |= {name: max(scale.values()) for name in scale if name.endswith("k_proj.bias")}
     relative, worst = max((np.abs(ours_by_name[k] - x).max() / scale[k], k) for k, x in theirs_by_name.items())
     theirs = theirs.detach().numpy()

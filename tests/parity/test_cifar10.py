@@ -1,4 +1,4 @@
-"""A checkpoint trained elsewhere gives exactly its published accuracy, by our commands alone."""
+"""A checkpoint trained elsewhere reaches exactly its published accuracy with our commands."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 CLASSES = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 
 
-@pytest.mark.skipif("ATTNJAX_DATA" not in os.environ, reason="ATTNJAX_DATA is not set: no CIFAR-10 at hand")
+@pytest.mark.skipif("ATTNJAX_DATA" not in os.environ, reason="ATTNJAX_DATA is not set: CIFAR-10 is not available")
 def test_published_accuracy_is_exact(process, entry, tmp_path):
     data = Path(os.environ["ATTNJAX_DATA"])
     weights = data / "checkpoints" / "vit-tiny-cifar10" / "model_final.pt"

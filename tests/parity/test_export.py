@@ -1,4 +1,4 @@
-"""What `experiments/convert.py --huggingface` writes of a translator, as transformers loads and runs it."""
+"""Translators that `experiments/convert.py --huggingface` writes, as transformers loads and runs them."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# Punctuation, case, characters that no subword has, spaces in places where they vanish.
+# Punctuation, case, characters in no subword, spaces that normalization removes.
 LINES = ["forty-two", " six  hundred and three ,", "Nine!", "zw\u00f6lf \u4e03", "a" * 20]
 
 

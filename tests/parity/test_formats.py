@@ -188,7 +188,7 @@ class Touch:
 
 def test_no_pickled_code_is_executed(tmp_path):
     torch.save({"weight": Touch(tmp_path / "harm")}, tmp_path / "model.pt")
-    with pytest.raises(UserError, match=r"model\.pt' is damaged, or holds more than tensors"):
+    with pytest.raises(UserError, match=r"model\.pt' is damaged, or contains more than tensors"):
         read_arrays(tmp_path / "model.pt")
     assert not (tmp_path / "harm").exists()
 
@@ -201,7 +201,7 @@ def test_damaged_torch_file_is_one_line(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_state_dict_must_hold_tensors(tmp_path):
+def test_a_state_dict_must_contain_tensors(tmp_path):
     torch.save({"weight": 3}, tmp_path / "model.pt")
     with pytest.raises(UserError, match="not a state dict"):
         read_arrays(tmp_path / "model.pt")

@@ -1,4 +1,4 @@
-"""The resize rules of position tables against the functions that the published code calls."""
+"""The rules for resizing position tables against the functions that the published code calls."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_googles_rule_is_scipys_zoom(old, new):
 
 @pytest.mark.parametrize(("old", "new"), [((240, 240), (224, 224)), ((30, 20), (47, 13)), ((2, 5), (4, 5))])
 def test_images_are_resized_as_by_torch(old, new):
-    # In float64, as torch's float32 has the places of pixels only to 1e-5, which noise turns into 1e-4 of a value.
+    # In float64: torch's float32 pixel coordinates are exact to 1e-5 only, which on noise shifts values by 1e-4.
     image = np.random.default_rng(0).normal(size=(2, *old, 3))
     expected = torch.nn.functional.interpolate(torch.from_numpy(image).permute(0, 3, 1, 2), size=new, mode="bicubic")
     ours = resize_images(image.astype(np.float32), new)

@@ -1,6 +1,6 @@
 """Translation against PyTorch: transformers' Marian, torch.nn's Transformer layers, torch.nn's recurrent networks.
 
-Logits agree within 1e-5, gradients within 1e-4 of the largest entry of each array, searches token by token.
+Logits agree within 1e-5, gradients within 1e-4 of the largest entry of each array, searches token for token.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def make_model(**fields):
 
 
 def make_marian(seed, tie="all", source_vocabulary=V, spread=2.0, **fields):
-    """Returns a Marian with random weights that neither says one token for ever nor ends at once.
+    """Returns a Marian with random weights whose outputs neither repeat one token forever nor end at once.
 
-    Its attention is sharp; the scale of its last norm, of size `spread`, has both signs, since a tied output would
-    otherwise find the token again that came in; and its last bias sets eos, on average, two below the likeliest token.
+    Its attention is sharp. The scale of its last norm, of size `spread`, has both signs, or a tied output would repeat
+    the input token. Its last bias puts the logit of eos, on average, two below the largest one.
     """
     ids = dict(
         pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS, forced_eos_token_id=EOS
@@ -105,7 +105,7 @@ def logits_of(module, source, target, pad=PAD):
 
 
 def by_marian(module, source, target):
-    """Returns logits, and the gradient by parameter name of the mean cross-entropy of the next token."""
+    """Returns logits, and the gradient of the mean next-token cross-entropy by parameter name."""
     logits, target = logits_of(module, source, target), torch.from_numpy(target)
     cross_entropy = torch.nn.functional.cross_entropy
     cross_entropy(logits[:, :-1].reshape(-1, V), target[:, 1:].reshape(-1), ignore_index=PAD).backward()
@@ -133,7 +133,7 @@ def by_us(model, params, source, target):
 def worst(ours, theirs, exactly_zero="$^"):
     """Returns the largest difference of two dicts of arrays, each relative to its largest entry, and its name.
 
-    What is zero but for rounding is taken relative to the largest entry of all.
+    Arrays that are zero but for rounding are compared relative to the largest entry of all.
     """
     assert ours.keys() == theirs.keys()
     scale = {name: np.abs(array).max() for name, array in theirs.items()}
@@ -164,7 +164,7 @@ def test_the_transformer_is_marian(tie, activation, source_vocabulary, tmp_path)
     ours, our_gradient = by_us(model, weights.read(tmp_path, model), *batch)
     our_gradient = to_published(our_gradient, marian.HUGGINGFACE.format, model)
     difference = np.abs(ours - logits).max()
-    # Softmax ignores what is added to all keys.
+    # Softmax is invariant to a constant added to all keys.
     relative = worst(our_gradient, gradient, exactly_zero=r"k_proj\.bias$")
     print(f"\nMarian {tie} {activation}: logits {difference:.1e} of {np.abs(logits).max():.1f}; gradient {relative}")
     assert np.abs(logits).max() > 1
@@ -194,11 +194,11 @@ def test_what_we_write_is_what_marian_loads(tie, tmp_path):
 
 
 def test_padding_may_be_any_token(tmp_path):
-    """As in opus-mt: padding is the last token, and the decoder starts from it; ours has it first."""
+    """As in opus-mt: padding is the last token and the decoder starts from it; ours comes first."""
     ids = dict(pad_token_id=V - 1, decoder_start_token_id=V - 1, eos_token_id=0, bos_token_id=0)
     module = make_marian(2, **ids)
     module.config.save_pretrained(tmp_path)
-    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")  # with every table by all its names
+    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")  # stores every table under all its names
     assert {"lm_head.weight", "model.encoder.embed_positions.weight"} <= module.state_dict().keys()
     model = make_model()
     source, target = (np.where(tokens == PAD, V - 1, tokens) for tokens in make_batch())
@@ -209,7 +209,7 @@ def test_padding_may_be_any_token(tmp_path):
 
 
 def test_an_output_bias_is_marians(tmp_path):
-    """As in opus-mt, where it tells frequent tokens from rare ones; in what was read, and in what we write of it."""
+    """As in opus-mt, where it models token frequency; when it is read and when it is written again."""
     module, batch = make_marian(4), make_batch()
     module.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
     module.save_pretrained(tmp_path / "theirs")
@@ -220,7 +220,7 @@ def test_an_output_bias_is_marians(tmp_path):
     assert np.abs(module.final_logits_bias.numpy()).max() > 1
     np.testing.assert_allclose(ours, logits, atol=1e-5)
     our_gradient = to_published(our_gradient, marian.HUGGINGFACE.format, model)
-    assert np.abs(our_gradient.pop("final_logits_bias")).max() > 0.01  # theirs is no parameter
+    assert np.abs(our_gradient.pop("final_logits_bias")).max() > 0.01  # a buffer in theirs
     assert worst(our_gradient, gradient, exactly_zero=r"k_proj\.bias$")[0] < 1e-4
 
     write_marian(tmp_path / "ours", model, params)
@@ -230,7 +230,7 @@ def test_an_output_bias_is_marians(tmp_path):
 
 
 class TorchTransformer(torch.nn.Module):
-    """fairseq's Transformer from PyTorch's own layers; pre-LN ones end with a norm."""
+    """fairseq's Transformer of PyTorch's own layers; pre-norm stacks end with a norm."""
 
     def __init__(self, norm_first):
         super().__init__()
@@ -257,7 +257,7 @@ class TorchTransformer(torch.nn.Module):
         return x @ self.table.weight.T
 
 
-# torch.nn's names -> those of an old fairseq checkpoint, whose projections are packed as torch.nn's are.
+# torch.nn's names -> names in old fairseq checkpoints, whose projections are packed like torch.nn's.
 OLD_FAIRSEQ = {
     "multihead_attn": "encoder_attn",
     "linear1": "fc1",
@@ -301,7 +301,7 @@ def test_the_transformer_is_torchs_layers_with_fairseqs_names(norm, tmp_path):
 
 @pytest.fixture(scope="module", params=[0, 1, 3, 5], ids=lambda seed: f"seed {seed}")
 def both(request, tmp_path_factory):
-    """Returns Marian with random weights, as we wrote it, and the parameters of ours."""
+    """Returns a Marian with random weights, as we wrote it, and our parameters."""
     theirs, ours = tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("ours")
     make_marian(request.param).save_pretrained(theirs)
     params = weights.read(theirs, make_model())
@@ -321,7 +321,7 @@ def run(search, options, params, source):
 
 
 def generate(module, **options):
-    """Returns Marian's outputs up to eos, as lists of tokens, and their scores."""
+    """Returns Marian's outputs up to and including eos, as lists of tokens, and their scores."""
     source = torch.from_numpy(make_batch()[0])
     found = module.generate(
         source,
@@ -339,12 +339,12 @@ def rows_of(found):
     return [tokens[:length].tolist() for tokens, length in zip(found.tokens[:, 0], found.lengths[:, 0], strict=True)]
 
 
-# Where no search reaches the greatest length, so that every eos is of the model's own choice, Marian's search and ours
-# follow the same rules if it stops early (`early_stopping=True`): once as many hypotheses have finished as there are
-# beams. Both rank by summed log-probability over length^penalty, eos counted and the first token not. Their lower ranks
-# may differ, as Marian drops an earlier hypothesis for a better one of the last step; the best cannot. Marian's
-# max_length counts the first token and eos, ours eos alone; its min_new_tokens neither, our min_length eos.
-# Without a rule against repetition, random weights fall into loops.
+# With `early_stopping=True`, and as long as no search reaches the maximum length, Marian's search and ours follow the
+# same rules: both stop once as many hypotheses have finished as there are beams, and rank by summed log-probability
+# over length^penalty, counting eos but not the first token. Lower ranks may differ, since Marian drops an earlier
+# hypothesis for a better one of the last step; the best cannot. Marian's max_length counts the first token and eos,
+# ours only eos; its min_new_tokens counts neither, our min_length counts eos. Without a rule against repetition, random
+# weights fall into loops.
 CASES = {
     "length": (dict(length_penalty="average", no_repeat_ngram=2), dict(length_penalty=1.0, no_repeat_ngram_size=2)),
     "length^1.4": (
@@ -360,7 +360,7 @@ CASES = {
 
 
 def search_both(both, case):
-    """Returns what beam search finds: ours, with all ranks, and Marian's rows and scores."""
+    """Returns the results of beam search: ours with all ranks, and Marian's rows and scores."""
     (module, params), (ours, theirs) = both, CASES[case]
     options = Options(max_length=50, min_length=3, beam_size=4, n_best=4, early_stopping=True, **ours)
     found = jax.device_get(run(beam_search, options, params, make_batch()[0]))
@@ -376,7 +376,7 @@ def test_beam_search_is_marians(both, case):
     np.testing.assert_allclose(found.scores[:, 0], scores, rtol=1e-6, atol=1e-5)
 
 
-def test_what_is_found_differs_from_sentence_to_sentence(both):
+def test_outputs_differ_between_sentences(both):
     rows = rows_of(search_both(both, "length")[0])
     assert len(set(map(tuple, rows))) >= 7
     assert len({len(row) for row in rows}) >= 5
@@ -392,19 +392,19 @@ def test_greedy_search_is_marians(both, ngram):
     assert rows_of(found) == rows
 
 
-# cell of ours -> torch's
+# our cell -> torch's
 CELLS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
 INPUTS, STATES = 5, 7
 
 
 @pytest.fixture
 def sequences():
-    """Returns inputs (3, 6, INPUTS) of three lengths, not in order, and the lengths."""
+    """Returns inputs (3, 6, INPUTS) of three lengths, unsorted, and the lengths."""
     return np.random.default_rng(0).normal(size=(3, 6, INPUTS)).astype(np.float32), np.array([4, 6, 1])
 
 
 def torch_parameters(module):
-    """Returns its parameters as those of our Recurrent, by layer and direction."""
+    """Returns its parameters as our Recurrent's, by (layer, direction)."""
     found = {}
     for name, parameter in module.named_parameters():
         kind, part, layer, reverse = re.fullmatch(r"(weight|bias)_(ih|hh)_l(\d)(_reverse)?", name).groups()
@@ -415,7 +415,7 @@ def torch_parameters(module):
 
 
 def run_recurrent(cell, layers, params, x, mask):
-    """Returns outputs, and the last states as torch's: arrays (layers * directions, B, STATES)."""
+    """Returns outputs, and the last states in torch's layout: arrays (layers * directions, B, STATES)."""
     states = []
     for layer in range(layers):
         directions = [reverse for number, reverse in sorted(params) if number == layer]

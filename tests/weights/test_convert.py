@@ -33,7 +33,7 @@ def files(make_config, named, tmp_path):
     return tmp_path / "config.py", tmp_path / "a.npz", variables
 
 
-def test_from_weights_to_a_run_and_on_to_hugging_face(files, process, entry, make_config, tmp_path):
+def test_weights_become_a_run_and_a_run_becomes_hugging_face_weights(files, process, entry, make_config, tmp_path):
     config, weights, variables = files
     workdir, out = tmp_path / "run", tmp_path / "out"
     started = process("convert", weights, "--config", config, "--workdir", workdir, "--classes", "cat,dog,owl")
@@ -60,7 +60,7 @@ def test_positions_are_resized_and_classes_numbered(files, entry, tmp_path):
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["0", "1", "2"]
 
 
-def test_a_run_is_never_written_over(files, entry, tmp_path):
+def test_a_run_is_never_overwritten(files, entry, tmp_path):
     config, weights, _ = files
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("mine")
@@ -86,7 +86,7 @@ def test_mistakes_are_one_line_and_leave_nothing(options, message, files, entry,
     assert not (tmp_path / "run").exists()
 
 
-def test_one_of_the_two_directions_must_be_said(files, entry):
+def test_a_direction_is_required(files, entry):
     config, weights, _ = files
     code, _, err = entry("convert", weights, "--config", config)
     assert (code, err.count("\n")) == (2, 1)
@@ -138,7 +138,7 @@ def test_a_translator_is_written_for_hugging_face_with_its_subwords(
     assert (described["source_lang"], described["target_lang"], described["model_max_length"]) == ("en", "de", 64)
 
 
-def test_what_hugging_face_has_no_class_for_is_one_line(translation_workload, untrained, entry, tmp_path):
+def test_a_model_without_a_hugging_face_class_is_refused(translation_workload, untrained, entry, tmp_path):
     untrained(translation_workload(norm="pre"), tmp_path / "pre")
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("lenet"), (32, 32)

@@ -1,4 +1,4 @@
-"""Reading weight files, and saying in one line what is wrong with one."""
+"""Weight files are read, or refused with a one-line error."""
 
 import sys
 
@@ -65,10 +65,10 @@ def test_pickled_objects_in_npz_are_refused(tmp_path):
 def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(UserError, match=r"no weights file or folder '.*nothing\.npz'"):
         read_arrays(tmp_path / "nothing.npz")
-    with pytest.raises(UserError, match=r"holds no weights: expected model\.safetensors"):
+    with pytest.raises(UserError, match=r"contains no weights: expected model\.safetensors"):
         read_arrays(tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no known weights suffix\. Known: \.npz, \.safetensors, \.pt"):
+    with pytest.raises(UserError, match=r"a known weights suffix\. Known: \.npz, \.safetensors, \.pt"):
         read_arrays(tmp_path / "weights.h5")
 
 
@@ -79,7 +79,7 @@ def test_torch_files_need_torch(tmp_path, monkeypatch):
         read_arrays(tmp_path / "a.pt")
 
 
-def test_description_is_hugging_faces_only(tmp_path):
+def test_only_a_hugging_face_description_is_read(tmp_path):
     safetensors.numpy.save_file(ARRAYS, tmp_path / "model.safetensors")
     assert read_description(tmp_path) == {}
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
