@@ -93,26 +93,3 @@ def build_captioner(config: Mapping[str, Any], *, freeze_encoder: bool = False, 
     encoder = build(parts["encoder"], num_classes=0)
     return Captioner(encoder=encoder, text=build(parts["text"], **sizes), freeze_encoder=freeze_encoder)
 
-
-# temporary, until the registry's rows
-def lookup(name):
-    from types import SimpleNamespace
-
-    from attnjax.nn import partition
-
-    _lookup(name) if name else None
-    rules = {
-        "mlp": partition.DENSE,
-        "lenet": partition.CONVOLUTION,
-        "resnet": partition.CONVOLUTION,
-        "rnn": partition.RECURRENT,
-        "captioner": partition.ATTENTION + partition.CONVOLUTION,
-    }
-    return SimpleNamespace(rules=rules.get(name, partition.ATTENTION))
-
-
-def check_image_size(config, image_size):
-    from attnjax.models.vit import patch_grid
-
-    if config["name"] == "vit":
-        patch_grid(tuple(image_size), config["patch_size"])
