@@ -1,7 +1,7 @@
 """The exceptions that the user is to see: shown as a single line, with an exit code."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -26,3 +26,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def check_choice(what: str, value: str, known: Collection[str]) -> None:
+    """Raises UserError where `value` is not one of the `known` names."""
+    if value not in known:
+        raise UserError(f"unknown {what} '{value}': {nearest(str(value), known)}")

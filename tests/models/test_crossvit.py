@@ -14,7 +14,7 @@ from attnjax.errors import UserError
 from attnjax.inspection.flops import multiply_adds
 from attnjax.inspection.parameters import count
 from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT, Fusion, branch_grids, resize_images
-from attnjax.nn.blocks import DropPath
+from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.training.optimizer import decay_mask
 
 # Branches of 16 and 4 patches, of images of 8x8 and 4x4 pixels.
@@ -206,7 +206,7 @@ def test_dropout_is_where_ibm_has_it():
     rates = {}
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout) and context.module.rate:
+        if isinstance(context.module, Dropout) and context.module.rate:
             rates["/".join(context.module.scope.path)] = context.module.rate
         return call(*args, **kwargs)
 
@@ -260,8 +260,8 @@ def test_starts_as_timms_and_the_small_ones_as_xavier():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(widths=(8,)), r"crossvit has widths \(8,\): it should be two, one for each branch"),
-        (dict(depths=(1, 2, 0)), r"crossvit has depths \(1, 2, 0\): it should be two"),
+        (dict(widths=(8,)), r"crossvit has widths \(8,\): it needs two entries, one per branch"),
+        (dict(depths=(1, 2, 0)), r"crossvit has depths \(1, 2, 0\): it needs two"),
         (dict(image_scales=(1.0, 0.0)), r"crossvit has image_scales \(1.0, 0.0\): both should be positive"),
         (dict(stages=0), r"at least 1 stage and 1 block in it, got 0 and \(1, 4\)"),
         (dict(depths=(0, 0)), r"at least 1 stage and 1 block in it"),

@@ -111,7 +111,7 @@ def test_training_drops_and_every_weight_has_a_gradient(model, batch, params):
 def test_impossible_fields_are_named(batch):
     for fields, message in [
         (dict(cell="gur"), "did you mean 'gru'"),
-        (dict(attention="both"), "Known: none, dot, additive"),
+        (dict(attention="both"), "Known: additive, dot, none"),
         (dict(attention="none", input_feeding=True), "needs attention=dot"),
     ]:
         with pytest.raises(UserError, match=message):

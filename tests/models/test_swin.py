@@ -13,7 +13,7 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.inspection.parameters import count
 from attnjax.models.swin import SWIN_SIZES, Swin
-from attnjax.nn.blocks import DropPath
+from attnjax.nn.dropout import DropPath
 from attnjax.training.optimizer import decay_mask
 
 # One stage: a regular block and a shifted one.
@@ -219,9 +219,9 @@ def test_small_ones_start_as_xavier():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(shift_by="roling"), "unknown shift_by 'roling' of swin, .*Known: cyclic, padding"),
+        (dict(shift_by="roling"), "unknown shift_by of swin 'roling': .*Known: cyclic, padding"),
         (dict(position="relativ"), "did you mean 'relative'"),
-        (dict(depths=(2, 2)), r"depths \(2, 2\) but num_heads \(2,\): one of each per stage"),
+        (dict(depths=(2, 2)), r"depths \(2, 2\) but num_heads \(2,\): both need one entry per stage"),
         (dict(window=0), "window of at least 1 token, got 0"),
         (dict(num_heads=(3,)), "attention width 8 is not divisible by 3 heads"),
     ],

@@ -180,11 +180,11 @@ def test_dropout_needs_training(model, batch, params):
 
 def test_impossible_fields_are_named(batch):
     for fields, message in [
-        (dict(tie="both"), "Known: none, decoder, all"),
-        (dict(positions="rotary"), "Known: interleaved"),
-        (dict(norm="middle"), "Known: pre, post"),
-        (dict(key_size=-1), "key_size of at least 1, or 0 for the values', got -1"),
-        (dict(key_size=3, attention_kernel="xla"), "'xla' wants keys as large as values, 4 features a head, not key_s"),
+        (dict(tie="both"), "Known: all, decoder, none"),
+        (dict(positions="rotary"), "Known: concatenated, fairseq, interleaved, learned"),
+        (dict(norm="middle"), "Known: post, pre"),
+        (dict(key_size=-1), "key_size of at least 1, or 0 for the size of the values, got -1"),
+        (dict(key_size=3, attention_kernel="xla"), "'xla' needs keys as large as values, 4 features per head, not key"),
         (dict(max_length=6), "7 tokens are more than the model's max_length=6"),
     ]:
         with pytest.raises(UserError, match=message):

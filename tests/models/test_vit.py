@@ -8,7 +8,8 @@ import pytest
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.inspection.parameters import count
-from attnjax.models.vit import POSITIONS, GridAttention, ViT
+from attnjax.models.vit import POSITIONS, ViT
+from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.positions import LearnedPositions2D
 from attnjax.training.optimizer import decay_mask
 
@@ -107,7 +108,7 @@ def test_learned_2d_is_a_vector_of_the_row_and_one_of_the_column():
 def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
     """With queries and keys of zero the weights are the softmax of the biases alone."""
     x = jnp.ones((1, before + ROWS * COLUMNS, 8))
-    attention = GridAttention(num_heads=2, features=8, grid=(ROWS, COLUMNS))
+    attention = MultiHeadAttention(num_heads=2, features=8, relative_grid=(ROWS, COLUMNS))
     params = attention.init(jax.random.key(0), x)["params"]
     table = np.random.default_rng(0).normal(size=(2 * ROWS - 1, 2 * COLUMNS - 1, 2)).astype(np.float32)
     params |= {"query": jax.tree.map(jnp.zeros_like, params["query"]), "relative_positions": {"embedding": table}}
@@ -122,5 +123,5 @@ def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
 
 
 def test_an_unknown_position_is_named():
-    with pytest.raises(UserError, match="unknown position 'relativ' of vit, did you mean 'relative'"):
+    with pytest.raises(UserError, match="unknown position of vit 'relativ': did you mean 'relative'"):
         jax.eval_shape(ViT(**SMALL, position="relativ").init, jax.random.key(0), IMAGES)

@@ -8,7 +8,8 @@ import pytest
 
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.nn import remat as layers
+from attnjax.nn.dropout import Dropout, DropPath
+from attnjax.nn.remat import apply_blocks
 
 SMALL = dict(width=16, num_heads=2, mlp_dim=32)
 MODELS = {
@@ -126,7 +127,7 @@ class Half(nn.Module):
     @nn.compact
     def __call__(self, x, *, mask, train):
         self.param("unused", nn.initializers.zeros, (1,))
-        return nn.Dropout(0.5)(x, deterministic=not train)
+        return Dropout(0.5)(x, train=train)
 
 
 class Row(nn.Module):
@@ -134,7 +135,7 @@ class Row(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return layers.run([Half() for _ in range(3)], x, remat="full", scan=self.scan, train=train)
+        return apply_blocks([Half() for _ in range(3)], x, remat="full", scan=self.scan, train=train)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -159,7 +160,6 @@ def test_every_scanned_block_has_its_own_rate_of_stochastic_depth():
 
 
 def test_a_rate_of_a_scan_drops_as_often_as_one_that_is_known():
-    from attnjax.nn.blocks import DropPath
 
     y = jnp.ones((20_000, 2, 3))
     dropped = DropPath(jnp.float32(0.3)).apply({}, y, train=True, rngs={"dropout": jax.random.key(0)})
@@ -171,5 +171,5 @@ def test_a_rate_of_a_scan_drops_as_often_as_one_that_is_known():
 
 
 def test_unknown_remat():
-    with pytest.raises(UserError, match="unknown remat 'ful', did you mean 'full'"):
+    with pytest.raises(UserError, match="unknown remat 'ful': did you mean 'full'"):
         build("vit", remat="ful").init({"params": jax.random.key(0)}, *inputs("vit"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageEnhance, ImageOps
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError, check_choice, nearest
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -86,12 +86,6 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether batches carry `label_other` and `label_weight`."""
         return self.mixup > 0 or self.cutmix > 0
-
-
-def check_choice(what: str, value: str, known: Sequence[str]) -> None:
-    """Raises UserError where `value` is not one of `known`."""
-    if value not in known:
-        raise UserError(f"unknown {what} '{value}': {nearest(str(value), known)}")
 
 
 def _check(augmentation: Augmentation, name: str, right: bool, meaning: str) -> None:

@@ -18,7 +18,6 @@ from attnjax.data.images.augment import (
     INTERPOLATIONS,
     RESIZES,
     Augmentation,
-    check_choice,
     color_jitter,
     draw_erase_boxes,
     draw_mix,
@@ -32,7 +31,7 @@ from attnjax.data.images.augment import (
     random_resized_crop,
 )
 from attnjax.data.images.sources import Images, ImageSource
-from attnjax.errors import UserError
+from attnjax.errors import UserError, check_choice
 
 Batch = dict[str, np.ndarray]
 
