@@ -9,11 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from attnjax import models
 from attnjax.config import differences, resolve
 from attnjax.errors import UserError
-from attnjax.models.crossvit import branch_grids
-from attnjax.models.swin import padded_grid
-from attnjax.models.vit import patch_grid
 from attnjax.nn.positions import resize_grid, resize_positions
 from attnjax.runs.folder import Run, abstract_state, open_run
 from attnjax.training.state import TrainState
@@ -35,15 +33,6 @@ _FREE_FIELDS = (
     "scan",
 )
 _RESIZED_FIELDS = ("window",)
-# The grids of patches that a model makes of an image size, one for each table of absolute positions.
-_GRIDS = {
-    "vit": lambda size, model: {"params/positions/embedding": patch_grid(size, model.patch_size)},
-    "swin": lambda size, model: {"params/positions/embedding": padded_grid(size, model.patch_size)},
-    "crossvit": lambda size, model: {
-        f"params/branch{i}/positions/embedding": grid
-        for i, grid in enumerate(branch_grids(size, model.patch_sizes, model.image_scales), start=1)
-    },
-}
 RUN_RESIZE_RULE = "bicubic_antialias"
 BIAS_RESIZE_RULE = "bicubic"  # Microsoft's
 
@@ -149,7 +138,8 @@ def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[Train
 def _fit_positions(weights, fresh, config):
     """Returns the variables with tables of absolute positions for the config's image size, and the report's lines."""
     loaded, report, model = dict(weights.variables), [], config.model
-    grids = _GRIDS[model.name](tuple(config.data.image_size), model) if model.name in _GRIDS else {}
+    grids_of = models.lookup(model.name).grids
+    grids = grids_of(tuple(config.data.image_size), model) if grids_of else {}
     for path in [path for path in grids if path in fresh and path in loaded]:
         new = grids[path]
         prefix = fresh[path].shape[1] - new[0] * new[1]  # class tokens
@@ -181,7 +171,8 @@ def _fit_biases(loaded, fresh):
 def _old_grid(tokens, weights, model, path):
     """Returns the grid of a table with `tokens` patches: by the image size where that is known, else square."""
     size, square = weights.image_size, (round(tokens**0.5),) * 2
-    grid = _GRIDS[model.name](size, model)[path] if size else square
+    grids_of = models.lookup(model.name).grids
+    grid = grids_of(size, model)[path] if size and grids_of else square
     if grid[0] * grid[1] != tokens:
         raise UserError(
             f"'{weights.source}' has positions for {tokens} patches, which is no {grid[0]}x{grid[1]} grid; "

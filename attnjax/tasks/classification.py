@@ -14,7 +14,6 @@ from attnjax import data, models
 from attnjax.data.images.sources import ImageSource
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
-from attnjax.models.vit import patch_grid
 from attnjax.objectives.classification import Classification
 from attnjax.runs.log import mean_over
 from attnjax.tasks.report import Report
@@ -62,8 +61,7 @@ class ClassificationWorkload:
     def task(self) -> Classification:
         """The task with its model; UserError where the model cannot take the config's images."""
         model = models.build(self.config.model, num_classes=len(self.classes))
-        if self.config.model.name == "vit":
-            patch_grid(tuple(self.config.data.image_size), self.config.model.patch_size)
+        models.check_image_size(self.config.model, tuple(self.config.data.image_size))
         return Classification(model, self.config.label_smoothing)
 
     @property

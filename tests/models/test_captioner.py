@@ -237,9 +237,9 @@ def test_an_adapter_only_where_widths_differ(encoder, adapted):
     [
         ("captions", ("plain", "gated"), "without a source there is one memory"),
         ("captions", (), "without a source there is one memory"),
-        ("sequential", ("gated",), r"should be \('plain',\), at both as one, or two entries"),
+        ("sequential", ("gated",), r"should be \('plain',\), which reads both as one sequence, or two entries"),
         ("sequential", ("plain", "plain", "gated"), "or two entries"),
-        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd', did you mean 'gated'"),
+        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd': did you mean 'gated'"),
     ],
 )
 def test_memories_and_cross_attention_must_agree(kind, cross_attention, message):
@@ -250,9 +250,8 @@ def test_memories_and_cross_attention_must_agree(kind, cross_attention, message)
 def test_parts_that_cannot_be_joined_are_refused():
     text, sizes = models.fields("transformer", **TEXT), dict(source_vocabulary=V, target_vocabulary=V)
     for encoder, message in [("lenet", "features of LeNet: it has no map"), ("mlp", "features of MLP")]:
-        model = models.build_captioner({"encoder": models.fields(encoder), "text": text}, **sizes)
         with pytest.raises(UserError, match=message):
-            shapes_of(model, make_batch())
+            models.build_captioner({"encoder": models.fields(encoder), "text": text}, **sizes)
     parts = {"encoder": models.fields("vit", **ENCODERS["vit"]), "text": models.fields("rnn")}
-    with pytest.raises(UserError, match=r"model\.text should be a transformer, not 'rnn'"):
+    with pytest.raises(UserError, match=r"model\.text should be a transformer, not 'RNN'"):
         models.build_captioner(parts, **sizes)

@@ -141,14 +141,3 @@ def test_receptive_field_is_what_gradients_reach():
     fields = {field.name: field for field in receptive_fields(model, (32, 32, 1))}
     assert reached.max() - reached.min() + 1 <= fields["stage3_block1/conv2 convolution"].size[0]
     assert reached.max() - reached.min() + 1 >= fields["stage3_block1/conv2 convolution"].size[0] - 2
-
-
-def test_registry_names_what_is_known():
-    with pytest.raises(UserError, match="did you mean 'vit'"):
-        models.fields("vti")
-    with pytest.raises(UserError, match=r"unknown size 'S/18' of vit, did you mean 'S/16'"):
-        models.fields("vit", "S/18")
-    with pytest.raises(UserError, match="vit has no field 'hidden'"):
-        models.fields("vit", hidden=3)
-    with pytest.raises(UserError, match="resnet needs blocks, features, or a size"):
-        models.fields("resnet")
