@@ -1,7 +1,7 @@
 """CrossViT (Chen, Fan & Panda 2021): two Vision Transformers with different patch sizes, joined by cross-attention.
 
-In a stage each branch has some Transformer blocks. Then the class token of each branch attends to the patches of the
-other and returns to its own branch. So the cost of the cross-attention is linear in the number of patches.
+In each stage both branches apply Transformer blocks; then each branch's class token attends to the other branch's
+patches and returns to its own branch. The cost of this cross-attention is linear in the number of patches.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ def resize_images(x, size: Pair):
         if x.shape[axis] != length:
             taps, weights = bicubic_taps(x.shape[axis], length)
             shape = (-1, 1, 1) if axis == 1 else (-1, 1)  # along the axis
-            # Four taps take a third of a matrix product's time on a CPU, and no accelerator lowers their precision.
+            # Four taps take a third of a matrix product's time on a CPU, and accelerators keep their full precision.
             x = sum(
                 jnp.take(x, tap, axis) * weight.reshape(shape)
                 for tap, weight in zip(taps.T, weights.T.astype(np.float32), strict=True)

@@ -1,4 +1,4 @@
-"""Exact sizes against the papers and peers, by shape evaluation: no arrays are made."""
+"""Exact parameter counts of papers and reference implementations, by shape evaluation without arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ def test_pooling_is_a_named_choice():
     [("lenet", None, (32, 32, 1), 32), ("resnet", "18", (224, 224, 3), 435), ("resnet", "50", (224, 224, 3), 427)],
 )
 def test_receptive_field_of_the_last_layer(name, size, image, expected):
-    """ResNet-18's and 50's as in Araujo et al. (2019), whose ResNet-50 (483) strides on the 1x1 instead."""
+    """ResNet-18 and 50 as in Araujo et al. (2019), except that their ResNet-50 (483) has the stride in the 1x1."""
     model = models.build(models.fields(name, size), num_classes=10)
     assert receptive_fields(model, image)[-1].size == (expected, expected)
 

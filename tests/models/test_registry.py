@@ -1,4 +1,4 @@
-"""The registry: fields and rows of the package's models, and models of a user's own file."""
+"""The registry: fields and rows of the package's models, and models in a user's own file."""
 
 import importlib
 import json
@@ -57,7 +57,7 @@ def test_image_sizes_that_do_not_fit_are_refused():
         models.check_image_size(models.fields(name), (30, 64))
 
 
-# A model in a file of one's own
+# A model in a user's own file
 
 FILE = """
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_a_model_of_a_file_is_built_from_its_config_alone(path, tmp_path, monkey
     config = models.fields("my/linear.py:Linear", hidden=3)
     assert config == {"name": f"{path}:Linear", "hidden": 3, "widths": (4, 5), "dtype": "float32"}
     saved = json.loads(json.dumps(config))
-    monkeypatch.chdir("/")  # as in another process, that evaluates the run
+    monkeypatch.chdir("/")  # as in another process that evaluates the run
     model = models.build(saved, num_classes=6)
     assert jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((2, 8, 8, 3)))[0].shape == (2, 6)
     assert type(models.build(saved, num_classes=6)) is type(model)  # the file is loaded once

@@ -37,7 +37,7 @@ def params(model, batch):
 
 
 def test_a_published_shape_has_its_count():
-    """bentrevett's GRU with additive attention: both its biases of attention and query are one here."""
+    """bentrevett's GRU with additive attention, except that attention and query have one bias here instead of two."""
     model = RNN(7_855, 5_893, cell="gru", embedding=256, width=512, attention="additive")
     tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     assert count(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)) == 20_518_917
