@@ -32,4 +32,4 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     """Raises UserError if `value` is not one of the known names of a `what`."""
     known = list(known)
     if value not in known:
-        raise UserError(f"unknown {what} '{value}', {nearest(value, known)}")
+        raise UserError(f"unknown {what} '{value}', {nearest(str(value), known)}")

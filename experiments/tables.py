@@ -102,8 +102,9 @@ def _attention_layers(model, side):
     size, heads, width = padded_grid((side, side), model.patch_size), model.num_heads[0], model.width
     window, shift = fit_window(size, model.window)
     mask = shifted_window_mask(size, window, shift) if any(shift) else None
+    attention = MultiHeadAttention(heads, width, relative_grid=window)
     return {
-        "window": (WindowAttention(heads, width, window=window, shift=shift), (1, *size, width), {"mask": mask}),
+        "window": (WindowAttention(attention, window, shift), (1, *size, width), {"mask": mask}),
         "global": (MultiHeadAttention(heads, width), (1, math.prod(size), width), {}),
     }
 

@@ -1,4 +1,4 @@
-"""An image encoder and a Transformer's decoder, joined by cross-attention: captions, and translation with an image."""
+"""An image encoder with a Transformer decoder, for image captioning and multimodal machine translation."""
 
 from typing import Any
 
@@ -16,21 +16,26 @@ from attnjax.nn.masks import padding_mask
 class Captioner(nn.Module):
     """Text from an image, or from an image and a source sentence: target input (B, T) -> logits (B, T, V) float32.
 
-    The image's memory are the tokens of `encoder`, any model with a method `tokens`, without its head (num_classes 0);
-    a linear layer, the adapter, brings them to the text's width where it differs. As Hugging Face's
-    VisionEncoderDecoder, where there is no source.
+    The decoder attends to the tokens of `encoder`, a model with a method `tokens` and no head (num_classes 0). Where
+    their width is not the text's, a linear layer, the adapter, projects them. Without a source this is Hugging Face's
+    VisionEncoderDecoder.
 
-    With a source (B, S), which the text's own encoder reads, `text.cross_attention` says how the decoder looks at the
-    two memories: one entry, at both as one sequence, the source's tokens first; two, at the source, then the image.
+    A source (B, S) is read by the text's own encoder. With one entry in `text.cross_attention` the decoder attends to
+    the concatenation of source and image tokens; with two, to the source and then to the image.
     """
 
     encoder: nn.Module
     text: Transformer
-    freeze_encoder: bool = False  # no gradient, no dropout, fixed batch statistics; the optimizer leaves it alone too
+    freeze_encoder: bool = False  # no gradient, dropout or update of batch statistics; the optimizer skips it as well
+
+    def __post_init__(self):
+        if not hasattr(self.encoder, "tokens"):
+            raise UserError(f"a captioner cannot read the features of {type(self.encoder).__name__}: it has no map")
+        if not isinstance(self.text, Transformer):
+            raise UserError(f"model.text should be a transformer, not '{type(self.text).__name__}'")
+        super().__post_init__()
 
     def setup(self):
-        if not hasattr(self.encoder, "tokens"):
-            raise UserError(f"a captioner cannot look at the features of {type(self.encoder).__name__}: it has no map")
         self.adapter = Linear(self.text.width, dtype=self.text.dtype)
 
     @property
@@ -38,11 +43,11 @@ class Captioner(nn.Module):
         return self.text.max_length
 
     def __call__(self, target, image, source=None, *, train: bool = False):
-        """`target` (B, T) int32 begins with bos; `image` (B, H, W, C) float32; `source` (B, S) int32 or None."""
+        """`target` (B, T) int32 starts with bos; `image` (B, H, W, C) float32; `source` (B, S) int32 or None."""
         return self.text.decode(target, self.memories(image, source, train=train), train=train)
 
     def memories(self, image, source=None, *, train: bool = False) -> list[Memory]:
-        """Returns what each cross-attention looks at: tokens (B, S, D) and mask."""
+        """Returns the memory of each cross-attention: tokens (B, S, D) and mask."""
         kinds = self.text.cross_attention
         tokens, _ = self.encoder.tokens(image, train=train and not self.freeze_encoder)
         if self.freeze_encoder:
@@ -58,14 +63,14 @@ class Captioner(nn.Module):
             return [(words, mask), (tokens, None)]
         if tuple(kinds) != ("plain",):
             raise UserError(
-                f"text.cross_attention={tuple(kinds)}: for a source and an image it should be ('plain',), at both as "
-                "one, or two entries, like ('plain', 'gated')"
+                f"text.cross_attention={tuple(kinds)}: for a source and an image it should be ('plain',), which reads "
+                "both as one sequence, or two entries, like ('plain', 'gated')"
             )
         seen = jnp.ones((*mask.shape[:-1], tokens.shape[1]), bool)
         return [(jnp.concatenate([words, tokens.astype(words.dtype)], 1), jnp.concatenate([mask, seen], -1))]
 
     def start_cache(self, image, source=None, *, length: int) -> dict[str, Any]:
-        """Returns the cache for `length` decoding steps, as the Transformer's."""
+        """Returns the KV cache for `length` steps, as `Transformer.start_cache`."""
         return self.text.cache_memories(self.memories(image, source), length)
 
     def step(self, cache: dict[str, Any], token, position):

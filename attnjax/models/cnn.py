@@ -8,16 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError
-from attnjax.nn import remat as layers
+from attnjax.errors import UserError, check_choice
 from attnjax.nn.blocks import activation
+from attnjax.nn.norm import batch_norm
 from attnjax.nn.pooling import pool
+from attnjax.nn.remat import apply_block
 
 
 class LeNet(nn.Module):
     """LeNet-5: (B, 32, 32, C) -> logits (B, num_classes); 61,706 parameters for one channel and ten classes.
 
-    The classic form: C1 6@5x5, S2, C3 16@5x5 on all maps, S4, C5 120@5x5, F6 84, output 10.
+    Layers: C1 6@5x5, S2, C3 16@5x5 on all maps of S2, S4, C5 120@5x5, F6 84, output.
     """
 
     num_classes: int
@@ -41,33 +42,8 @@ class LeNet(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x)
 
 
-def _axis_is_bound(name: str) -> bool:
-    try:
-        jax.lax.axis_size(name)
-    except NameError:
-        return False
-    return True
-
-
-def batch_norm(train: bool, dtype: str, name: str) -> nn.BatchNorm:
-    """Returns BatchNorm (Ioffe & Szegedy 2015) whose statistics cover the whole batch, whatever the devices.
-
-    Under a mapped axis "data" the statistics are averaged over it; under jit the batch is one array anyway.
-    Decay 0.9 and epsilon 1e-5 as in He et al.'s and torchvision's models.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name="data" if _axis_is_bound("data") else None,
-        use_fast_variance=False,
-        name=name,
-    )
-
-
 def conv(features: int, window: int, stride: int, dtype: str, name: str) -> nn.Conv:
-    """Returns a convolution without bias, padded symmetrically: "SAME" would shift the grid under stride 2."""
+    """Returns a convolution without bias and with symmetric padding; "SAME" would shift the grid with stride 2."""
     return nn.Conv(
         features,
         (window, window),
@@ -81,19 +57,19 @@ def conv(features: int, window: int, stride: int, dtype: str, name: str) -> nn.C
 
 
 def pad_shortcut(x, features: int, stride: int):
-    """He et al.'s option A: subsample, and pad the new channels with zeros; no parameters."""
+    """Returns the shortcut of He et al.'s option A, without parameters: subsamples and pads channels with zeros."""
     x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
     before = (features - x.shape[-1]) // 2
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, features - x.shape[-1] - before)))
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of 3x3-3x3 convolutions, or 1x1-3x3-1x1 with `bottleneck` (stride on the 3x3, as torchvision)."""
+    """Residual block with 3x3-3x3 convolutions, or 1x1-3x3-1x1 if `bottleneck` (stride in the 3x3, as torchvision)."""
 
     features: int  # of the output
     stride: int
     bottleneck: bool
-    project: bool  # option B: a 1x1 convolution where the shape changes; else option A
+    project: bool  # option B: a 1x1 convolution on the shortcut where the shape changes; else option A
     dtype: str
 
     @nn.compact
@@ -118,19 +94,19 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet: (B, H, W, C) -> logits (B, num_classes) float32, or (B, features[-1]) if num_classes is 0.
 
-    The collection "batch_stats" holds batch statistics.
-    RESNET_SIZES holds He et al.'s: "cifar20" to "cifar110" (section 4.2, option A) and "18" to "152" (table 1).
+    The collection "batch_stats" has the running statistics of batch norm. RESNET_SIZES has the paper's sizes: "cifar20"
+    to "cifar110" (section 4.2, option A) and "18" to "152" (table 1).
     """
 
     num_classes: int
     blocks: Sequence[int]  # per stage
     features: Sequence[int]  # per stage
     bottleneck: bool = False
-    stem: str = "cifar"  # "cifar": 3x3; "imagenet": 7x7 of stride 2, then 3x3 pooling of stride 2
+    stem: str = "cifar"  # "cifar": 3x3 convolution; "imagenet": 7x7 with stride 2, then 3x3 pooling with stride 2
     project: bool = False
     stem_pooling: str = "max"
     dtype: str = "float32"
-    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
+    remat: str = "none"  # gradient checkpointing of each block: "none", "full" or "dots"; see `nn.remat`
 
     def setup(self):
         self.head = nn.Dense(self.num_classes)
@@ -140,15 +116,14 @@ class ResNet(nn.Module):
         return self.head(x) if self.num_classes else x
 
     def tokens(self, x, *, train: bool = False) -> tuple[jax.Array, tuple[int, int]]:
-        """Returns the last map's positions as tokens (B, H * W, C), and the grid (H, W)."""
+        """Returns the last map's positions as tokens (B, H * W, C) and the grid (H, W)."""
         x = self.map(x, train=train)
         return x.reshape(x.shape[0], -1, x.shape[-1]), x.shape[1:3]
 
     @nn.compact
     def map(self, x, *, train: bool = False):
         """Returns the last stage's map (B, H, W, C), in `dtype`."""
-        if self.stem not in ("cifar", "imagenet"):
-            raise UserError(f"unknown ResNet stem '{self.stem}'. Known: cifar, imagenet")
+        check_choice("stem", self.stem, ("cifar", "imagenet"))
         if self.stem == "cifar":
             x = conv(self.features[0], 3, 1, self.dtype, "stem")(x)
         else:
@@ -161,7 +136,7 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"stage{stage + 1}_block{i + 1}"
                 block = ResidualBlock(features, stride, self.bottleneck, self.project, self.dtype, name=name)
-                x = layers.call(block, x, remat=self.remat, train=train)
+                x = apply_block(block, x, remat=self.remat, train=train)
         return x
 
 

@@ -1,10 +1,11 @@
-"""The fully connected network, which treats every pixel alike and knows no neighbourhood."""
+"""The multi-layer perceptron: fully connected layers on flattened images."""
 
 from collections.abc import Sequence
 
 import flax.linen as nn
 
 from attnjax.nn.blocks import activation
+from attnjax.nn.dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -22,5 +23,5 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths):
             dense = nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=f"fc{i + 1}")
             x = activation(self.activation)(dense(x))
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
+            x = Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, name="head")(x)

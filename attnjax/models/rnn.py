@@ -1,4 +1,4 @@
-"""The recurrent encoder-decoder, with attention or without: what the Transformer replaced."""
+"""Recurrent encoder-decoders, with and without attention, which the Transformer replaced."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError
+from attnjax.errors import UserError, check_choice
+from attnjax.nn.dropout import Dropout
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import PAD
 from attnjax.nn.recurrent import AdditiveAttention, DotAttention, Recurrent
@@ -15,11 +16,12 @@ ATTENTIONS = ("none", "dot", "additive")
 
 
 class DecoderStep(nn.Module):
-    """One step of the decoder: reads a token, updates the state, gives the features that the output layer reads.
+    """One step of the decoder: reads a token, updates the state and returns the features for the output layer.
 
-    Without attention: the state. "additive" (Bahdanau et al. 2015): the state before looks into the memory, the context
-    joins the cell's input; the features are state, context and token. "dot" (Luong et al. 2015): the new state looks
-    into the memory; the features are h = tanh(W [context, state]), which `input_feeding` gives to the next step.
+    Without attention the features are the state. "additive" (Bahdanau et al. 2015): the old state attends to the memory
+    and the context is concatenated to the cell's input; the features are state, context and token. "dot" (Luong et al.
+    2015): the new state attends to the memory; the features are h = tanh(W [context, state]), which `input_feeding`
+    concatenates to the next step's input.
     """
 
     cell: str
@@ -31,20 +33,19 @@ class DecoderStep(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        if self.attention not in ATTENTIONS:
-            raise UserError(f"unknown attention '{self.attention}'. Known: {', '.join(ATTENTIONS)}")
+        check_choice("attention", self.attention, ATTENTIONS)
         if self.input_feeding and self.attention != "dot":
-            raise UserError("input_feeding feeds what dot attention found: it needs attention=dot")
+            raise UserError("input_feeding feeds the output of dot attention to the next step: it needs attention=dot")
         self.stack = [Recurrent(self.cell, self.features, self.dtype) for _ in range(self.layers)]
         if self.attention == "additive":
             self.look_up = AdditiveAttention(self.features, self.dtype)
         elif self.attention == "dot":
             self.look_up = DotAttention(self.features, self.dtype)
             self.combine = Linear(self.features, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def start(self, layers, memory, mask) -> dict[str, Any]:
-        """Returns the cache before the first token, from a state per layer, memory (B, S, M) and mask (B, S)."""
+        """Returns the cache before the first token, for the layers' states, memory (B, S, M) and mask (B, S)."""
         state = {"layers": layers}
         if self.input_feeding:
             state["fed"] = jnp.zeros((memory.shape[0], self.features), self.dtype)
@@ -64,7 +65,7 @@ class DecoderStep(nn.Module):
         layers = []
         for layer, old in zip(self.stack, state["layers"], strict=True):
             layers.append(layer.step(x, old))
-            x = self.drop(layers[-1][0].astype(self.dtype), deterministic=not train)
+            x = self.drop(layers[-1][0].astype(self.dtype), train=train)
         if self.attention == "additive":
             x = jnp.concatenate([x, context, token], -1)
         elif self.attention == "dot":
@@ -80,9 +81,9 @@ class DecoderStep(nn.Module):
 class RNN(nn.Module):
     """Recurrent encoder-decoder: source (B, S), target input (B, T) int32 -> logits (B, T, vocabulary) float32.
 
-    Token 0 is padding. The target input starts with bos (teacher forcing); logits at t are for token t + 1. To decode
-    step by step: `start_cache` and `step`, as the Transformer's. The attention weights of a whole target come out as
-    the intermediate "attention" (B, T, S).
+    Token 0 is padding. With teacher forcing the target input starts with bos; logits at t are for token t + 1. For
+    incremental decoding there are `start_cache` and `step`, as in the Transformer. The attention weights (B, T, S) are
+    sown as the intermediate "attention".
     """
 
     source_vocabulary: int
@@ -103,17 +104,16 @@ class RNN(nn.Module):
         self.forward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
         if self.bidirectional:
             self.backward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
-            self.bridge = Linear(
-                self.width, dtype=self.dtype
-            )  # from both directions' last states to the decoder's first
+            # From the last states of both directions to the decoder's first.
+            self.bridge = Linear(self.width, dtype=self.dtype)
         options = (self.cell, self.width, self.layers, self.attention, self.input_feeding, self.dropout, self.dtype)
         self.decoder = DecoderStep(*options)
         self.output = Linear(self.target_vocabulary)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(self, source, target, *, train: bool = False):
         cache = self._start(source, train)
-        tokens = self.drop(self.target_embedding(target), deterministic=not train)
+        tokens = self.drop(self.target_embedding(target), train=train)
         scan = nn.scan(
             lambda decoder, state, memory, token: decoder(state, memory, token, train),
             variable_broadcast="params",
@@ -128,14 +128,14 @@ class RNN(nn.Module):
     def start_cache(self, source, *, length: int) -> dict[str, Any]:
         """Encodes a source (B, S) and returns the state before the first token; every leaf has the batch first.
 
-        "memory" is what all hypotheses of a source share, "state" belongs to one. `length` is what a Transformer's
-        cache must know; a recurrent state has one size whatever the length.
+        All hypotheses of a source share "memory"; each has its own "state". `length` is ignored: the size of a
+        recurrent state does not depend on it, unlike that of a Transformer's cache.
         """
         del length
         return self._start(source, train=False)
 
     def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
-        """Returns logits (B, V) for the token after `token` (B,), and the new cache; `position` plays no part."""
+        """Returns logits (B, V) for the token after `token` (B,), and the new cache; `position` is ignored."""
         del position
         state, features = self.decoder(cache["state"], cache["memory"], self.target_embedding(token), False)
         return self.output(features), cache | {"state": state}
@@ -145,7 +145,7 @@ class RNN(nn.Module):
         x = self.source_embedding(source)
         states = []
         for i in range(self.layers):
-            x = self.drop(x, deterministic=not train)
+            x = self.drop(x, train=train)
             y, state = self.forward[i](x, mask)
             if self.bidirectional:
                 back, back_state = self.backward[i](x, mask, reverse=True)

@@ -7,18 +7,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError
-from attnjax.nn import remat as layers
-from attnjax.nn.blocks import DecoderBlock, EncoderBlock, Memory, layer_norm
+from attnjax.errors import UserError, check_choice
+from attnjax.nn.blocks import BlockOptions, DecoderBlock, EncoderBlock, Memory
+from attnjax.nn.dropout import Dropout
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import causal_mask, padding_mask, segment_mask
 from attnjax.nn.positions import SINUSOIDS, sinusoids
+from attnjax.nn.remat import apply_blocks
 
 TIES = ("none", "decoder", "all")
 
 
 class Embedding(nn.Module):
-    """Token table (V, D), times sqrt(D) on input and as it is on output (Vaswani et al. 2017, section 3.4)."""
+    """Token table (V, D), multiplied by sqrt(D) on input but not on output (Vaswani et al. 2017, section 3.4)."""
 
     vocabulary: int
     features: int
@@ -38,7 +39,7 @@ class Embedding(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds positions, sinusoidal or learned, to embedded tokens (B, N, D) at integer positions (B, N) or (N,)."""
+    """Adds sinusoidal or learned positions to embedded tokens (B, N, D) at integer positions (B, N) or (N,)."""
 
     kind: str  # one of SINUSOIDS, or "learned"
     length: int
@@ -46,8 +47,7 @@ class Positions(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        if self.kind != "learned" and self.kind not in SINUSOIDS:
-            raise UserError(f"unknown positions '{self.kind}'. Known: {', '.join([*SINUSOIDS, 'learned'])}")
+        check_choice("positions", self.kind, (*SINUSOIDS, "learned"))
         if self.kind == "learned":
             init = nn.initializers.normal(self.features**-0.5)
             self.table = self.param("embedding", init, (self.length, self.features), "float32")
@@ -61,10 +61,10 @@ class Positions(nn.Module):
 class Transformer(nn.Module):
     """Encoder-decoder Transformer: source (B, S), target input (B, T) int32 -> logits (B, T, vocabulary) float32.
 
-    Token 0 is padding. The target input starts with bos and is what the decoder reads; logits at t are for token t + 1.
-    TRANSFORMER_SIZES holds the paper's base and big and two smaller published ones. Packed rows bring their segments
-    (1, 2, ..., padding 0) and positions. To decode step by step: `start_cache`, `step`. For memories from elsewhere,
-    as from an image, there are `decode` and `cache_memories`.
+    Token 0 is padding. With teacher forcing the target input starts with bos; logits at t are for token t + 1.
+    TRANSFORMER_SIZES has the paper's base and big and two smaller published sizes. Packed rows need their positions
+    and segments (1, 2, ..., padding 0). For incremental decoding there are `start_cache` and `step`; for the memory of
+    another encoder, such as an image's, `decode` and `cache_memories`.
     """
 
     source_vocabulary: int
@@ -73,27 +73,26 @@ class Transformer(nn.Module):
     encoder_depth: int = 6
     decoder_depth: int = 6
     num_heads: int = 8
-    key_size: int = 0  # of a head's queries and keys; 0: as of its values, width / num_heads; table 3 (B)
+    key_size: int = 0  # features per head of queries and keys; 0: as of values, width / num_heads; table 3 (B)
     mlp_dim: int = 2048
     norm: str = "post"  # "pre" adds a final LayerNorm to encoder and decoder
     positions: str = "interleaved"
-    max_length: int = 1024  # tokens of a sentence
-    tie: str = "all"  # "decoder": target table and output; "all": the source table too
-    output_bias: bool = False  # added to the logits, as by Marian
-    cross_attention: Sequence[str] = ("plain",)  # a decoder block's, for each memory: also "gated"; see `DecoderBlock`
-    dropout: float = 0.1  # on embeddings and on each branch
+    max_length: int = 1024  # tokens per sentence
+    tie: str = "all"  # "decoder": the target table is the output kernel; "all": the source table too; "none"
+    output_bias: bool = False  # on the logits, as in Marian
+    cross_attention: Sequence[str] = ("plain",)  # per memory of the decoder: "plain" or "gated"; see `DecoderBlock`
+    dropout: float = 0.1  # on embeddings and on the output of each sub-layer
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     activation: str = "relu"
     epsilon: float = 1e-6
     attention_kernel: str = "auto"
     dtype: str = "float32"
-    remat: str = "none"  # or "full", "dots": what of a block the backward pass computes again; see `nn.layers`
-    scan: bool = False  # over the blocks, which are then compiled once; see `nn.layers`
+    remat: str = "none"  # gradient checkpointing of each block: "none", "full" or "dots"; see `nn.remat`
+    scan: bool = False  # over encoder and decoder blocks, so that one each is compiled; see `nn.remat`
 
     def setup(self):
-        if self.tie not in TIES:
-            raise UserError(f"unknown tie '{self.tie}'. Known: {', '.join(TIES)}")
+        check_choice("tie", self.tie, TIES)
         if self.tie == "all" and self.source_vocabulary != self.target_vocabulary:
             sizes = f"{self.source_vocabulary} and {self.target_vocabulary}"
             raise UserError(f"tie=all needs one joint vocabulary, not {sizes} tokens; use tie=decoder or a joint one")
@@ -108,32 +107,30 @@ class Transformer(nn.Module):
             self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.target_vocabulary,), "float32")
         self.source_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
         self.target_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
-        options = dict(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            key_size=self.key_size,
-            norm=self.norm,
+        options = BlockOptions(
             dropout=self.dropout,
             hidden_dropout=self.hidden_dropout,
             attention_dropout=self.attention_dropout,
+            norm=self.norm,
             activation=self.activation,
             epsilon=self.epsilon,
             attention_kernel=self.attention_kernel,
+            key_size=self.key_size,
             dtype=self.dtype,
         )
-        self.encoder = [EncoderBlock(**options) for _ in range(self.encoder_depth)]
+        self.encoder = [EncoderBlock(self.num_heads, self.mlp_dim, options) for _ in range(self.encoder_depth)]
         self.decoder = [
-            DecoderBlock(self.width, cross_attention=self.cross_attention, **options) for _ in range(self.decoder_depth)
+            DecoderBlock(self.width, self.num_heads, self.mlp_dim, self.cross_attention, options)
+            for _ in range(self.decoder_depth)
         ]
         if self.norm == "pre":
-            self.encoder_norm = layer_norm(self.epsilon, self.dtype, None)
-            self.decoder_norm = layer_norm(self.epsilon, self.dtype, None)
-        self.drop = nn.Dropout(self.dropout)
+            self.encoder_norm, self.decoder_norm = options.layer_norm(), options.layer_norm()
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self, source, target, *, source_segments=None, target_segments=None, positions=None, train: bool = False
     ):
-        """`positions` are those of source (B, S) and of target (B, T), where they do not just count from 0."""
+        """`positions` are those of source (B, S) and target (B, T), as in packed rows; by default they count from 0."""
         source_at, target_at = positions or (None, None)
         memory = self.encode(source, segments=source_segments, positions=source_at, train=train)
         packed = target_segments is not None
@@ -144,27 +141,27 @@ class Transformer(nn.Module):
         """Returns the memory (B, S, D) of a source (B, S)."""
         mask = padding_mask(source) if segments is None else segment_mask(segments, segments)
         x = self._embed(source, self.source_embedding, self.source_positions, positions, train)
-        x = layers.run(self.encoder, x, masks=[mask], remat=self.remat, scan=self.scan, train=train)
+        x = apply_blocks(self.encoder, x, masks=[mask], remat=self.remat, scan=self.scan, train=train)
         return self.encoder_norm(x) if self.norm == "pre" else x
 
     def decode(self, target, memories: Sequence[Memory], *, segments=None, positions=None, train: bool = False):
-        """Returns logits (B, T, V) of a target input (B, T), looking into a memory for each of `cross_attention`."""
+        """Returns logits (B, T, V) of a target input (B, T), given one memory per entry of `cross_attention`."""
         mask = causal_mask(target.shape[1])
         if segments is not None:
             mask = mask & segment_mask(segments, segments)
         x = self._embed(target, self.target_embedding, self.target_positions, positions, train)
-        x = layers.run(self.decoder, x, memories, masks=[mask], remat=self.remat, scan=self.scan, train=train)
+        x = apply_blocks(self.decoder, x, memories, masks=[mask], remat=self.remat, scan=self.scan, train=train)
         return self._logits(x)
 
     def start_cache(self, source, *, length: int) -> dict[str, Any]:
-        """Encodes a source (B, S) and returns the cache for `length` decoding steps; every leaf has the batch first."""
+        """Encodes a source (B, S) and returns the KV cache for `length` steps; every leaf has the batch first."""
         return self.cache_memories([(self.encode(source), padding_mask(source))], length)
 
     def cache_memories(self, memories: Sequence[Memory], length: int) -> dict[str, Any]:
-        """Returns the cache for `length` decoding steps, as `start_cache`.
+        """Returns the KV cache for `length` steps, as `start_cache`.
 
-        "memory" is what all hypotheses of a source share: keys and values of the cross-attention, and their masks.
-        "state" belongs to one hypothesis: keys and values of its own tokens.
+        All hypotheses of a source share "memory", the keys, values and masks of the cross-attention. Each has its own
+        "state", the keys and values of its tokens.
         """
         tokens, masks = zip(*memories, strict=True)
         layers = [block.start_cache(tokens, length) for block in self.decoder]
@@ -186,7 +183,7 @@ class Transformer(nn.Module):
             raise UserError(f"{tokens.shape[1]} tokens are more than the model's max_length={self.max_length}")
         positions = jnp.arange(tokens.shape[1]) if positions is None else positions
         x = add_positions(embedding(tokens), positions)
-        return self.drop(x, deterministic=not train)
+        return self.drop(x, train=train)
 
     def _logits(self, x):
         x = self.decoder_norm(x) if self.norm == "pre" else x
@@ -203,5 +200,5 @@ TRANSFORMER_SIZES: dict[str, dict[str, Any]] = {
     "base": _size(512, 2048, 8, 6, 0.1),
     "big": _size(1024, 4096, 16, 6, 0.3),  # 0.1 for English to French
     "iwslt": _size(512, 1024, 4, 6, 0.3),  # fairseq's transformer_iwslt_de_en
-    "tiny": _size(128, 256, 4, 4, 0.3),  # of Revisit-MMT's Multi30k baseline
+    "tiny": _size(128, 256, 4, 4, 0.3),  # Revisit-MMT's Multi30k baseline
 }

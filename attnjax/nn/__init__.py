@@ -1,1 +1,1 @@
-"""Layers; they know nothing of data, tasks or configs."""
+"""Layers, independent of data, tasks and configs."""

@@ -1,4 +1,4 @@
-"""Multi-head attention; the one place that picks a kernel and a memory layout per backend.
+"""Multi-head attention; the only module that chooses an attention kernel and a memory layout per backend.
 
 Shape suffixes: B batch, Q query positions, K key and value positions, H heads, d features per head, D model width.
 """
@@ -9,8 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError
+from attnjax.errors import UserError, check_choice
+from attnjax.nn.dropout import Dropout
 from attnjax.nn.linear import Linear, linear
+from attnjax.nn.positions import RelativePositions
+from attnjax.nn.windows import Pair
 
 Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
 
@@ -21,9 +24,9 @@ def choose_kernel(backend: str, dtype, head_dim: int, *, biased: bool = False) -
     """Returns the fastest attention kernel for a backend ("cpu", "gpu", "tpu"), dtype and head dimension.
 
     CPU: explicit products on head-major (B, H, N, d) arrays, where both are plain batched matrix products; measured
-    against the alternatives by `experiments/benchmark.py layouts`. GPU in half precision: cuDNN's fused kernel, on
-    token-major (B, N, H, d); but it takes no bias for an odd number of tokens in training, as of Swin's 7x7 windows.
-    Elsewhere: XLA's, token-major.
+    against the alternatives by `experiments/benchmark.py layouts`. GPU in half precision: cuDNN's fused kernel on
+    token-major (B, N, H, d) arrays, but not with a bias: in training it supports none for an odd number of tokens, such
+    as Swin's 7x7 windows. Otherwise: XLA's kernel on token-major arrays.
     """
     if backend == "cpu":
         return "head_major"
@@ -37,8 +40,8 @@ def attention_weights(q_BHQd, k_BHKd, *, mask=None, bias=None):
 
     Args:
       q_BHQd, k_BHKd: head-major queries and keys, any float dtype.
-      mask: boolean, broadcastable to (B, H, Q, K); True = may attend. A query that may attend to nothing gets weights
-        of zero, with finite gradients.
+      mask: boolean, broadcastable to (B, H, Q, K); True = may attend. A query that may attend to no key gets zero
+        weights, with finite gradients.
       bias: added to the scaled logits, broadcastable to (B, H, Q, K).
     """
     logits = (q_BHQd * q_BHQd.shape[-1] ** -0.5) @ k_BHKd.swapaxes(-1, -2)
@@ -52,7 +55,7 @@ def attention_weights(q_BHQd, k_BHKd, *, mask=None, bias=None):
 
 
 def fused_attention(q_BQHd, k_BKHd, v_BKHd, *, mask=None, bias=None, kernel: str):
-    """Returns the attention output (B, Q, H, d) by `jax.nn.dot_product_attention`; mask and bias as above."""
+    """Returns the output (B, Q, H, d) of `jax.nn.dot_product_attention`; mask and bias as in `attention_weights`."""
     y_BQHd = jax.nn.dot_product_attention(q_BQHd, k_BKHd, v_BKHd, bias=bias, mask=mask, implementation=kernel)
     if mask is None:
         return y_BQHd
@@ -61,24 +64,29 @@ def fused_attention(q_BQHd, k_BKHd, v_BKHd, *, mask=None, bias=None, kernel: str
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2): self-attention, or cross-attention when given `x_kv`.
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2): self-attention, or cross-attention if `x_kv` is given.
 
     Call with x_q (B, Q, D), optionally x_kv (B, K, D'), mask and bias broadcastable to (B, H, Q, K), mask True = may
     attend; returns (B, Q, features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are sown as
     "attention" (before dropout). Active dropout needs the rng "dropout".
 
-    Queries and keys have `key_size` features a head, values an equal share of the width: the paper's d_k, which table 3
-    (B) varies, and d_v. Fused kernels want both alike; with another `key_size` the products are explicit.
+    Queries and keys have `key_size` features per head (the paper's d_k, varied in table 3 (B)), values an equal share
+    of the width (d_v). Fused kernels need the two to be equal; with another `key_size` the products are explicit.
 
-    For decoding step by step, a cache holds keys and values (B, H, K, d): `start_cache`, `keys_and_values`, `step` and
-    `look_up`.
+    With `relative_grid` (h, w) the last h * w tokens are a grid, and each pair of them has a learned bias per head for
+    its offset along both axes, as in Swin (Liu et al. 2021, section 3.2). Tokens before the grid, such as a class
+    token, have no bias. This is for self-attention without a cache.
+
+    For incremental decoding a KV cache holds keys and values (B, H, K, d): see `start_cache`, `keys_and_values`, `step`
+    and `look_up`.
     """
 
     num_heads: int
     features: int  # of the output
-    qkv_features: int | None = None  # all heads together; default: features
-    key_size: int = 0  # of a head's queries and keys; 0: as of its values
-    dropout: float = 0.0  # on the weights, drawn for each of them
+    qkv_features: int | None = None  # of all heads together; default: features
+    key_size: int = 0  # features per head of queries and keys; 0: as many as the values have
+    dropout: float = 0.0  # on the attention weights
+    relative_grid: Pair | None = None
     use_bias: bool = True
     kernel: str = "auto"
     kernel_init: Callable | None = None  # of all four projections; default: Linear's
@@ -88,16 +96,17 @@ class MultiHeadAttention(nn.Module):
         width = self.qkv_features or self.features
         if width % self.num_heads:
             raise UserError(f"attention width {width} is not divisible by {self.num_heads} heads")
-        if self.kernel not in KERNELS:
-            raise UserError(f"unknown attention kernel '{self.kernel}'. Known: {', '.join(KERNELS)}")
+        check_choice("attention kernel", self.kernel, KERNELS)
         self.head_dim = width // self.num_heads
         if self.key_size < 0:
-            raise UserError(f"attention needs a key_size of at least 1, or 0 for the values', got {self.key_size}")
+            raise UserError(
+                f"attention needs a key_size of at least 1, or 0 for the size of the values, got {self.key_size}"
+            )
         self.key_dim = self.key_size or self.head_dim
         self.uneven = self.key_dim != self.head_dim
         if self.uneven and self.kernel not in ("auto", "head_major"):
             raise UserError(
-                f"attention kernel '{self.kernel}' wants keys as large as values, {self.head_dim} features a head, "
+                f"attention kernel '{self.kernel}' needs keys as large as values, {self.head_dim} features per head, "
                 f"not key_size={self.key_size}; use auto or head_major"
             )
         self.query, self.key, self.value = (
@@ -107,9 +116,14 @@ class MultiHeadAttention(nn.Module):
         self.out = Linear(
             self.features, in_axes=2, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
         )
-        self.drop = nn.Dropout(self.dropout)
+        if self.relative_grid is not None:
+            self.relative_positions = RelativePositions(self.num_heads)
+        self.drop = Dropout(self.dropout)
 
     def __call__(self, x_q, x_kv=None, *, mask=None, bias=None, train: bool = False):
+        if self.relative_grid is not None:
+            relative = self._relative_bias(x_q.shape[1])
+            bias = relative if bias is None else bias + relative
         if x_kv is None:
             q_BQHd, k_BKHd, v_BKHd = self._project(x_q, self.query, self.key, self.value)
         else:
@@ -125,22 +139,22 @@ class MultiHeadAttention(nn.Module):
             q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(1, 2) for x in (q_BQHd, k_BKHd, v_BKHd))
             weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=mask, bias=bias)
             self.sow("intermediates", "attention", weights_BHQK)
-            weights_BHQK = self.drop(weights_BHQK, deterministic=not dropping)
+            weights_BHQK = self.drop(weights_BHQK, train=train)
             return self._combine(weights_BHQK, v_BHKd)
         return self.out(fused_attention(q_BQHd, k_BKHd, v_BKHd, mask=mask, bias=bias, kernel=kernel))
 
     def start_cache(self, batch: int, length: int) -> Cache:
-        """Returns an empty cache for `length` steps of self-attention."""
+        """Returns an empty KV cache for `length` steps of self-attention."""
         sizes = {"key": self.key_dim, "value": self.head_dim}
         return {name: jnp.zeros((batch, self.num_heads, length, d), self.dtype) for name, d in sizes.items()}
 
     def keys_and_values(self, x_kv) -> Cache:
-        """Returns the cache of a memory (B, K, D') that stays the same over all steps."""
+        """Returns the KV cache of a memory (B, K, D'), which is the same for all steps."""
         key, value = self._project(x_kv, self.key, self.value)
         return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
 
     def step(self, x, cache: Cache, position) -> tuple[jax.Array, Cache]:
-        """Self-attention of one token: x (B, 1, D) at `position` () int32 sees itself and the positions before it."""
+        """Self-attention of one token x (B, 1, D) at `position` () int32 to itself and to the tokens before it."""
         q_BQHd, k_BKHd, v_BKHd = self._project(x, self.query, self.key, self.value)
         new = {"key": k_BKHd.swapaxes(1, 2), "value": v_BKHd.swapaxes(1, 2)}
         cache = {name: jax.lax.dynamic_update_slice_in_dim(cache[name], new[name], position, axis=2) for name in cache}
@@ -152,6 +166,11 @@ class MultiHeadAttention(nn.Module):
         (q_BQHd,) = self._project(x_q, self.query)
         return self._attend_cached(q_BQHd, cache, mask)
 
+    def _relative_bias(self, tokens):
+        bias = self.relative_positions(self.relative_grid)
+        before = tokens - bias.shape[-1]
+        return jnp.pad(bias, ((0, 0), (0, 0), (before, 0), (before, 0))) if before else bias
+
     def _attend_cached(self, q_BQHd, cache, mask):
         return self._combine(attention_weights(q_BQHd.swapaxes(1, 2), cache["key"], mask=mask), cache["value"])
 
@@ -159,7 +178,7 @@ class MultiHeadAttention(nn.Module):
         return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(1, 2))
 
     def _project(self, x, *layers):
-        """Returns each layer's projection (B, N, H, d) of x: of one size, all by one product, which reads x once."""
+        """Returns each layer's projection (B, N, H, d) of x; layers of one size share a single product."""
         if len({layer.features for layer in layers}) > 1:
             return [layer(x) for layer in layers]
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)

@@ -1,5 +1,9 @@
-"""The pieces Transformers are stacked from: MLP, residual connections, stochastic depth, encoder and decoder block."""
+"""The blocks of a Transformer: MLP, encoder block and decoder block, each sub-layer in a residual connection.
 
+Pre-norm is x + f(norm(x)); post-norm, as in Vaswani et al. (2017), is norm(x + f(x)).
+"""
+
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -8,9 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import check_choice
 from attnjax.nn.attention import MultiHeadAttention
+from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
+from attnjax.nn.norm import layer_norm
+from attnjax.nn.windows import Pair
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -19,35 +26,15 @@ ACTIVATIONS = {
     "gelu": partial(nn.gelu, approximate=False),  # erf: timm, Hugging Face, Swin
     "gelu_tanh": partial(nn.gelu, approximate=True),  # Google's ViT
 }
+NORMS = ("pre", "post")
+CROSS_ATTENTIONS = ("plain", "gated")
+Memory = tuple[jax.Array, jax.Array | None]  # tokens (B, S, D') and their mask, broadcastable to (B, H, T, S)
 
 
-def activation(name: str):
-    """Returns the activation function called `name`; UserError lists the known ones."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"unknown activation '{name}', {nearest(name, ACTIVATIONS)}")
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the activation function with this name; UserError lists the known ones."""
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]
-
-
-def layer_norm(epsilon: float, dtype: str, name: str | None) -> nn.LayerNorm:
-    """Returns a LayerNorm with the two-pass variance, which does not cancel when the mean is large."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): drops a residual branch per example, scaling kept ones by 1/(1 - rate)."""
-
-    rate: float | jax.Array  # an array () from a scan over blocks
-
-    @nn.compact
-    def __call__(self, y, *, train: bool):
-        if not isinstance(self.rate, jax.Array):
-            per_example = tuple(range(1, y.ndim))
-            return nn.Dropout(self.rate, broadcast_dims=per_example)(y, deterministic=not train)
-        if not train:
-            return y
-        kept = 1 - self.rate
-        keep = jax.random.bernoulli(self.make_rng("dropout"), kept, (y.shape[0],) + (1,) * (y.ndim - 1))
-        return jnp.where(keep, y / kept.astype(y.dtype), 0)
 
 
 class MLP(nn.Module):
@@ -64,153 +51,146 @@ class MLP(nn.Module):
         bias_init = nn.initializers.normal(1e-6)
         linear = partial(Linear, kernel_init=self.kernel_init, bias_init=bias_init, dtype=self.dtype)
         y = activation(self.activation)(linear(self.hidden, name="fc1")(x))
-        y = nn.Dropout(self.dropout)(y, deterministic=not train)
+        y = Dropout(self.dropout)(y, train=train)
         return linear(x.shape[-1], name="fc2")(y)
 
 
-NORMS = ("pre", "post")
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """The settings that all blocks of a model share, and the layers with these settings."""
 
-
-def residual(x, branch, norm, order: str):
-    """Returns x + branch(norm(x)) for the order "pre", norm(x + branch(x)) for "post", which is Vaswani et al.'s."""
-    if order not in NORMS:
-        raise UserError(f"unknown norm '{order}'. Known: {', '.join(NORMS)}")
-    return x + branch(norm(x)) if order == "pre" else norm(x + branch(x))
-
-
-class EncoderBlock(nn.Module):
-    """Transformer encoder block: self-attention and MLP, each in a residual connection.
-
-    (B, N, D) -> (B, N, D), or of whatever shape the attention takes and returns: all else acts on each token alone.
-    """
-
-    num_heads: int
-    mlp_dim: int
-    key_size: int = 0  # of a head's queries and keys; 0: as of its values
-    norm: str = "pre"
-    dropout: float = 0.0  # on the output of each branch
+    dropout: float = 0.0  # on the output of each sub-layer
     hidden_dropout: float = 0.0  # inside the MLP
-    attention_dropout: float = 0.0
-    drop_path: float | jax.Array = 0.0
-    activation: str = "gelu_tanh"
-    epsilon: float = 1e-6
+    attention_dropout: float = 0.0  # on the attention weights
+    norm: str = "pre"  # of NORMS
+    activation: str = "gelu_tanh"  # of ACTIVATIONS
+    epsilon: float = 1e-6  # of LayerNorm
     attention_kernel: str = "auto"
-    attention_layer: Callable[..., nn.Module] = MultiHeadAttention  # or a kind of it, as Swin's
+    key_size: int = 0  # features per head of queries and keys; 0: as many as the values have
     kernel_init: Callable | None = None  # of attention and MLP; default: Linear's
     dtype: str = "float32"
 
-    @nn.compact
-    def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
-        attention = self.attention_layer(
-            self.num_heads,
-            features=x.shape[-1],
+    def __post_init__(self):
+        check_choice("norm", self.norm, NORMS)
+
+    def layer_norm(self, name: str | None = None) -> nn.LayerNorm:
+        return layer_norm(self.epsilon, self.dtype, name)
+
+    def attention(
+        self, num_heads: int, features: int, *, relative_grid: Pair | None = None, name: str | None = None
+    ) -> MultiHeadAttention:
+        return MultiHeadAttention(
+            num_heads,
+            features,
             key_size=self.key_size,
             dropout=self.attention_dropout,
+            relative_grid=relative_grid,
             kernel=self.attention_kernel,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
-            name="attention",
+            name=name,
         )
-        mlp = MLP(self.mlp_dim, self.hidden_dropout, self.activation, self.dtype, self.kernel_init, name="mlp")
 
-        def drop(y):
-            y = nn.Dropout(self.dropout)(y, deterministic=not train)
-            return DropPath(self.drop_path)(y, train=train)
-
-        norm = partial(layer_norm, self.epsilon, self.dtype)
-        x = residual(x, lambda y: drop(attention(y, mask=mask, train=train)), norm("norm1"), self.norm)
-        return residual(x, lambda y: drop(mlp(y, train=train)), norm("norm2"), self.norm)
+    def mlp(self, hidden: int, name: str | None = None) -> MLP:
+        return MLP(hidden, self.hidden_dropout, self.activation, self.dtype, self.kernel_init, name=name)
 
 
-CROSS_ATTENTIONS = ("plain", "gated")
-Memory = tuple[jax.Array, jax.Array | None]  # tokens (B, S, D') and their mask, broadcastable to (B, H, T, S)
+class EncoderBlock(nn.Module):
+    """Transformer encoder block, self-attention and MLP: (B, N, D) -> (B, N, D)."""
+
+    num_heads: int
+    mlp_dim: int
+    options: BlockOptions = BlockOptions()
+    drop_path: float | jax.Array = 0.0
+    relative_grid: Pair | None = None  # of the attention's relative positions
+
+    @nn.compact
+    def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
+        options, pre = self.options, self.options.norm == "pre"
+        attention = options.attention(self.num_heads, x.shape[-1], relative_grid=self.relative_grid, name="attention")
+        mlp = options.mlp(self.mlp_dim, name="mlp")
+        norm1, norm2 = options.layer_norm("norm1"), options.layer_norm("norm2")
+
+        y = norm1(x) if pre else x
+        y = attention(y, mask=mask, train=train)
+        y = Dropout(options.dropout)(y, train=train)
+        x = x + DropPath(self.drop_path)(y, train=train)
+        x = x if pre else norm1(x)
+
+        y = norm2(x) if pre else x
+        y = mlp(y, train=train)
+        y = Dropout(options.dropout)(y, train=train)
+        x = x + DropPath(self.drop_path)(y, train=train)
+        return x if pre else norm2(x)
 
 
 class DecoderBlock(nn.Module):
     """Transformer decoder block (Vaswani et al. 2017, section 3.1): masked self-attention, cross-attention, MLP.
 
-    It looks into as many memories as `cross_attention` has entries, one after another. Of a "gated" one it adds
-    tanh(gate) times what it finds; the gate, a number, starts at 0, as if there were no such memory (Alayrac et al.
-    2022, section 2.2).
+    `cross_attention` has one entry per memory; the block attends to the memories one after another. The output of a
+    "gated" one is multiplied by tanh(gate). The gate is a learned scalar that starts at 0, which hides the memory
+    (Alayrac et al. 2022, section 2.2).
     """
 
     features: int
     num_heads: int
     mlp_dim: int
-    key_size: int = 0  # of a head's queries and keys; 0: as of its values
-    norm: str = "post"
-    cross_attention: Sequence[str] = ("plain",)
-    dropout: float = 0.0  # on the output of each branch
-    hidden_dropout: float = 0.0  # inside the MLP
-    attention_dropout: float = 0.0
-    activation: str = "relu"
-    epsilon: float = 1e-6
-    attention_kernel: str = "auto"
-    dtype: str = "float32"
+    cross_attention: Sequence[str] = ("plain",)  # of CROSS_ATTENTIONS
+    options: BlockOptions = BlockOptions(norm="post", activation="relu")
 
     def setup(self):
+        options = self.options
         for kind in self.cross_attention:
-            if kind not in CROSS_ATTENTIONS:
-                raise UserError(f"unknown cross_attention '{kind}', {nearest(kind, CROSS_ATTENTIONS)}")
-        attention = partial(
-            MultiHeadAttention,
-            self.num_heads,
-            self.features,
-            key_size=self.key_size,
-            dropout=self.attention_dropout,
-            kernel=self.attention_kernel,
-            dtype=self.dtype,
-        )
-        norm = partial(layer_norm, self.epsilon, self.dtype)
-        self.attention = attention()
-        self.mlp = MLP(self.mlp_dim, self.hidden_dropout, self.activation, self.dtype)
-        self.norm1, self.norm3 = norm(None), norm(None)
-        ends = ["", *range(2, 1 + len(self.cross_attention))]  # of names: the first memory's have no number
-        self.look_ups = [attention(name=f"cross_attention{end}") for end in ends]
-        self.look_up_norms = [norm(f"cross_norm{end}" if end else "norm2") for end in ends]
+            check_choice("cross_attention", kind, CROSS_ATTENTIONS)
+        self.attention = options.attention(self.num_heads, self.features)
+        self.mlp = options.mlp(self.mlp_dim)
+        self.norm1, self.norm3 = options.layer_norm(), options.layer_norm()
+        ends = ["", *range(2, 1 + len(self.cross_attention))]  # names of the first memory's layers have no number
+        self.look_ups = [options.attention(self.num_heads, self.features, name=f"cross_attention{end}") for end in ends]
+        self.look_up_norms = [options.layer_norm(f"cross_norm{end}" if end else "norm2") for end in ends]
         self.gates = [
             jnp.tanh(self.param(f"gate{end}", nn.initializers.zeros, (), "float32")) if kind == "gated" else None
             for kind, end in zip(self.cross_attention, ends, strict=True)
         ]
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(options.dropout)
 
     def __call__(self, x, memories: Sequence[Memory], *, mask, train: bool):
         """Returns (B, T, D) from x (B, T, D), its mask, and the memories."""
-        look_ups = [
-            lambda y, layer=layer, memory=memory: layer(y, memory[0], mask=memory[1], train=train)
-            for layer, memory in zip(self.look_ups, memories, strict=True)
-        ]
-        return self._branches(x, lambda y: self.attention(y, mask=mask, train=train), look_ups, train)
+        y = self.attention(self._before(self.norm1, x), mask=mask, train=train)
+        x = self._after(self.norm1, x, y, train)
+        cross = zip(self.look_ups, self.look_up_norms, self.gates, memories, strict=True)
+        for look_up, norm, gate, (tokens, seen) in cross:
+            y = look_up(self._before(norm, x), tokens, mask=seen, train=train)
+            x = self._after(norm, x, _gated(y, gate), train)
+        y = self.mlp(self._before(self.norm3, x), train=train)
+        return self._after(self.norm3, x, y, train)
 
     def start_cache(self, memories: Sequence[jax.Array], length: int) -> dict[str, Any]:
-        """Returns the cache for `length` steps over memories (B, S, D'); every leaf has the batch first."""
+        """Returns the KV cache for `length` steps over memories (B, S, D'); every leaf has the batch first."""
         own = self.attention.start_cache(memories[0].shape[0], length)
         found = [layer.keys_and_values(memory) for layer, memory in zip(self.look_ups, memories, strict=True)]
         return {"self": own, "memories": found}
 
     def step(self, x, cache: dict[str, Any], position, *, memory_masks: Sequence[jax.Array | None]):
         """Returns (B, 1, D) and the new cache, for one token x (B, 1, D) at `position`."""
+        y, own = self.attention.step(self._before(self.norm1, x), cache["self"], position)
+        x = self._after(self.norm1, x, y, train=False)
+        cross = zip(self.look_ups, self.look_up_norms, self.gates, cache["memories"], memory_masks, strict=True)
+        for look_up, norm, gate, memory, seen in cross:
+            y = look_up.look_up(self._before(norm, x), memory, mask=seen)
+            x = self._after(norm, x, _gated(y, gate), train=False)
+        y = self.mlp(self._before(self.norm3, x), train=False)
+        return self._after(self.norm3, x, y, train=False), cache | {"self": own}
 
-        def attend(y):
-            nonlocal cache
-            y, own = self.attention.step(y, cache["self"], position)
-            cache = cache | {"self": own}
-            return y
+    def _before(self, norm, x):
+        """Returns the input of a sub-layer."""
+        return norm(x) if self.options.norm == "pre" else x
 
-        look_ups = [
-            lambda y, layer=layer, memory=memory, mask=mask: layer.look_up(y, memory, mask=mask)
-            for layer, memory, mask in zip(self.look_ups, cache["memories"], memory_masks, strict=True)
-        ]
-        return self._branches(x, attend, look_ups, train=False), cache
+    def _after(self, norm, x, y, train):
+        """Returns the residual stream after the sub-layer's output y."""
+        x = x + self.drop(y, train=train)
+        return norm(x) if self.options.norm == "post" else x
 
-    def _branches(self, x, attend, look_ups, train):
-        def drop(y):
-            return self.drop(y, deterministic=not train)
 
-        def gated(y, gate):
-            return y if gate is None else gate.astype(y.dtype) * y
-
-        x = residual(x, lambda y: drop(attend(y)), self.norm1, self.norm)
-        for look_up, norm, gate in zip(look_ups, self.look_up_norms, self.gates, strict=True):
-            x = residual(x, lambda y, look_up=look_up, gate=gate: drop(gated(look_up(y), gate)), norm, self.norm)
-        return residual(x, lambda y: drop(self.mlp(y, train=train)), self.norm3, self.norm)
+def _gated(y, gate):
+    return y if gate is None else gate.astype(y.dtype) * y

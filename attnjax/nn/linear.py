@@ -1,4 +1,4 @@
-"""The linear map under attention and MLP."""
+"""The linear layer of attention and MLP."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from flax.linen.dtypes import promote_dtype
 
 
 def xavier_uniform(in_axes: int) -> Callable:
-    """Returns Glorot & Bengio's (2010) initializer for a kernel whose first `in_axes` axes are contracted."""
+    """Returns the initializer of Glorot & Bengio (2010) for a kernel whose first `in_axes` axes are contracted."""
 
     def init(key, shape, dtype):
         axes = range(len(shape))
@@ -20,10 +20,10 @@ def xavier_uniform(in_axes: int) -> Callable:
 
 
 def linear(x, kernel, bias=None, *, in_axes: int = 1, dtype: str = "float32"):
-    """Contracts the last `in_axes` axes of x with the first of the kernel: (..., *in) -> (..., *out).
+    """Contracts the last `in_axes` axes of x with the first ones of the kernel: (..., *in) -> (..., *out).
 
-    All leading axes are flattened into one for the product: on a CPU the gradient of an MLP of such maps was measured
-    at 0.8 of the time of one that keeps the batch axis (`experiments/benchmark.py layouts`).
+    All leading axes are flattened into one for the product: on a CPU the gradient of an MLP then took 0.8 of the time
+    it takes with a separate batch axis (`experiments/benchmark.py layouts`).
     """
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=dtype)
     lead, out = x.shape[: x.ndim - in_axes], kernel.shape[in_axes:]
@@ -40,13 +40,13 @@ class Linear(nn.Module):
     features: int | Sequence[int]
     in_axes: int = 1
     use_bias: bool = True
-    kernel_init: Callable | None = None  # Xavier uniform
+    kernel_init: Callable | None = None  # default: Xavier uniform
     bias_init: Callable = nn.initializers.zeros
     dtype: str = "float32"
 
     @nn.compact
     def weights(self, in_shape: Sequence[int]):
-        """Returns the kernel (*in_shape, *features) and the bias (features), or None."""
+        """Returns the kernel (*in_shape, *features) and the bias (*features), None without one."""
         out = (self.features,) if isinstance(self.features, int) else tuple(self.features)
         kernel_init = self.kernel_init or xavier_uniform(self.in_axes)
         kernel = self.param("kernel", kernel_init, (*in_shape, *out), "float32")

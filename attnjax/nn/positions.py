@@ -1,13 +1,13 @@
-"""Position embeddings: sinusoids, learned tables, relative biases, and the resizing of tables to another grid."""
+"""Position embeddings: sinusoidal, learned, relative biases; and resizing of tables to another grid."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError, check_choice
 from attnjax.nn.windows import Pair, relative_position_index
 
-# form -> (angular frequencies (d/2,) of width d, number of the first position)
+# form -> (angular frequencies (d/2,) for width d, number of the first position)
 SINUSOIDS = {
     "interleaved": (lambda d: 10000.0 ** (-np.arange(0, d, 2) / d), 0),  # Vaswani et al. 2017, section 3.5
     "concatenated": (lambda d: 10000.0 ** (-np.arange(0, d, 2) / d), 0),  # Marian: all sines, then all cosines
@@ -18,11 +18,10 @@ SINUSOIDS = {
 def sinusoids(length: int, width: int, form: str = "interleaved") -> np.ndarray:
     """Returns the table of sinusoidal positions (length, width) float32, computed in float64.
 
-    "interleaved" is the paper's, sin and cos alternating; "concatenated" and "fairseq" have all sines first, the latter
-    with other frequencies and counting from 2. UserError for an odd width.
+    "interleaved" is the paper's form, with sines and cosines alternating. "concatenated" and "fairseq" have all sines
+    first; "fairseq" has other frequencies and counts from 2. UserError for an odd width.
     """
-    if form not in SINUSOIDS:
-        raise UserError(f"unknown sinusoid form '{form}', {nearest(form, SINUSOIDS)}")
+    check_choice("sinusoid form", form, SINUSOIDS)
     if width % 2:
         raise UserError(f"sinusoidal positions need an even width, got {width}")
     frequencies, first = SINUSOIDS[form]
@@ -34,7 +33,7 @@ def sinusoids(length: int, width: int, form: str = "interleaved") -> np.ndarray:
 class LearnedPositions(nn.Module):
     """Adds a learned table to the tokens (Dosovitskiy et al. 2020, equation 1): (B, N, D) -> (B, N, D)."""
 
-    std: float = 0.02  # of the table at the start
+    std: float = 0.02  # of the initial table
     dtype: str = "float32"
 
     @nn.compact
@@ -44,14 +43,14 @@ class LearnedPositions(nn.Module):
 
 
 class LearnedPositions2D(nn.Module):
-    """Adds a learned vector for the row and one for the column, half the width each, side by side.
+    """Adds a learned row vector and a learned column vector, concatenated, half the width each.
 
-    Call with tokens (B, p + h * w, D) that end in a grid (h, w) of patches, and the grid; returns (B, p + h * w, D).
-    The p tokens before the patches, as a class token, have vectors of their own (Dosovitskiy et al. 2020, appendix
-    D.4).
+    Call with tokens (B, p + h * w, D), of which the last h * w are a grid (h, w) of patches, and with the grid; returns
+    (B, p + h * w, D). The p tokens before the patches, such as a class token, have vectors of their own (Dosovitskiy et
+    al. 2020, appendix D.4).
     """
 
-    std: float = 0.02  # of the tables at the start
+    std: float = 0.02  # of the initial tables
     dtype: str = "float32"
 
     @nn.compact
@@ -71,14 +70,14 @@ class LearnedPositions2D(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """A learned bias for each head and relative position in a window (Liu et al. 2021, section 3.2, equation 4).
+    """A learned bias per head and relative position in a window (Liu et al. 2021, section 3.2, equation 4).
 
-    Call with the window (h, w); returns (1, heads, N, N) float32 for its N = h * w tokens, to be added to the logits.
-    The table (2h - 1, 2w - 1, heads) has (h - 1, w - 1) for a token and itself.
+    Call with the window (h, w); returns (1, heads, N, N) float32 for its N = h * w tokens, to add to the attention
+    logits. In the table (2h - 1, 2w - 1, heads) the entry (h - 1, w - 1) is for offset 0.
     """
 
     num_heads: int
-    std: float = 0.02  # of the table at the start
+    std: float = 0.02  # of the initial table
 
     @nn.compact
     def __call__(self, window: Pair):
@@ -101,15 +100,16 @@ def _half_pixel_centers(old, new):
 
 
 def _linear_align_corners(old, new):
-    """Google's rule: corners stay in place, linear in between (scipy.ndimage.zoom of order 1)."""
+    """Google's rule: linear, with fixed corners (scipy.ndimage.zoom of order 1)."""
     centers = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
     return np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(old)))
 
 
 def bicubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which four of `old` points each of `new` ones is made of, and their weights; both are (new, 4).
+    """Returns the indices of the four `old` points that each `new` point is interpolated from, and their weights.
 
-    torch's bicubic interpolation without antialiasing: half-pixel centers, a = -0.75, edges repeated.
+    Both are (new, 4). As torch's bicubic interpolation without antialiasing: half-pixel centers, a = -0.75, repeated
+    edges.
     """
     centers = _half_pixel_centers(old, new)
     taps = np.floor(centers)[:, None] + np.arange(-1, 3)
@@ -118,7 +118,7 @@ def bicubic_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bicubic(old, new):
-    """Hugging Face's and Microsoft's rule: torch bicubic without antialiasing."""
+    """Hugging Face's and Microsoft's rule: torch's bicubic without antialiasing."""
     taps, weights = bicubic_taps(old, new)
     matrix = np.zeros((new, old))
     np.add.at(matrix, (np.arange(new)[:, None], taps), weights)
@@ -126,7 +126,7 @@ def _bicubic(old, new):
 
 
 def _bicubic_antialias(old, new):
-    """timm's rule: torch bicubic with antialiasing, a = -0.5, weights renormalised at the edges."""
+    """timm's rule: torch's bicubic with antialiasing, a = -0.5, weights renormalized at the edges."""
     scale = max(old / new, 1.0)
     weights = _cubic((_half_pixel_centers(old, new)[:, None] - np.arange(old)) / scale, a=-0.5)
     return weights / weights.sum(1, keepdims=True)
@@ -140,15 +140,14 @@ RESIZE_RULES = {
 
 
 def resize_grid(table, new_grid: tuple[int, int], rule: str = "bicubic_antialias"):
-    """Resizes a table of grid embeddings (h, w, D) to (*new_grid, D), float32, by one of RESIZE_RULES."""
-    if rule not in RESIZE_RULES:
-        raise UserError(f"unknown resize rule '{rule}', {nearest(rule, RESIZE_RULES)}")
+    """Resizes a table of grid embeddings (h, w, D) to (*new_grid, D) float32 with one of RESIZE_RULES."""
+    check_choice("resize rule", rule, RESIZE_RULES)
     rows, columns = (RESIZE_RULES[rule](old, new) for old, new in zip(table.shape[:2], new_grid, strict=True))
     return np.einsum("yh,xw,hwd->yxd", rows, columns, np.asarray(table, np.float64)).astype(np.float32)
 
 
 def resize_positions(table, old_grid: tuple[int, int], new_grid: tuple[int, int], rule: str = "bicubic_antialias"):
-    """Resizes a ViT position table (1, p + h*w, D) from old_grid (h, w) to new_grid; the first p tokens stay."""
+    """Resizes a ViT position table (1, p + h * w, D) from old_grid (h, w) to new_grid; keeps the first p tokens."""
     tokens = old_grid[0] * old_grid[1]
     prefix, grid = np.split(np.asarray(table), [table.shape[1] - tokens], axis=1)
     resized = resize_grid(grid.reshape(*old_grid, -1), new_grid, rule)

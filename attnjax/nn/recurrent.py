@@ -1,4 +1,4 @@
-"""Recurrent layers over time, and attention as it was before the Transformer.
+"""Recurrent layers, and the attention of recurrent encoder-decoders.
 
 Shape suffixes: B batch, S source positions, E width of the input, D width of the state, G gates.
 """
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from attnjax.errors import UserError, nearest
+from attnjax.errors import check_choice
 from attnjax.nn.linear import Linear, linear
 
 State = tuple[jax.Array, ...]  # (h,) or, for the LSTM, (h, c); each (B, D)
@@ -20,7 +20,7 @@ def _elman(state, x, h):
 
 
 def _gru(state, x, h):
-    """Gates r, z, n in torch's order; the reset gate acts after the product, as in cuDNN."""
+    """Gates r, z, n in torch's order; the reset gate is applied after the matrix product, as in cuDNN."""
     (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
     z = jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n)
@@ -34,7 +34,7 @@ def _lstm(state, x, h):
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-# cell -> (gates, arrays in its state, new state from the state and its and the input's products)
+# cell -> (gates, arrays in its state, update(state, W x, U h) -> new state)
 CELLS: dict[str, tuple[int, int, Callable]] = {
     "rnn": (1, 1, _elman),  # Elman 1990
     "gru": (3, 1, _gru),  # Cho et al. 2014
@@ -43,10 +43,10 @@ CELLS: dict[str, tuple[int, int, Callable]] = {
 
 
 class Recurrent(nn.Module):
-    """One layer of a recurrent network, with torch's two biases.
+    """One layer of a recurrent network, with two biases as in torch.
 
-    Over a sequence the products with the input are one matrix product before the scan; only what needs the state
-    before is left in it. The products and the outputs are of `dtype`; the state, which sums over time, is float32.
+    Over a sequence, one matrix product before the scan computes the input projections of all steps; the scan has only
+    the products with the state. Products and outputs have `dtype`; the state, which accumulates over time, is float32.
     """
 
     cell: str
@@ -54,15 +54,14 @@ class Recurrent(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        if self.cell not in CELLS:
-            raise UserError(f"unknown cell '{self.cell}', {nearest(self.cell, CELLS)}")
+        check_choice("cell", self.cell, CELLS)
         self.gates, self.arrays, self.update = CELLS[self.cell]
         width = self.gates * self.features
         self.input = Linear(width, dtype=self.dtype)
         self.hidden = Linear(width, kernel_init=nn.initializers.orthogonal(), dtype=self.dtype)
 
     def start(self, batch: int) -> State:
-        """Returns the state of zeros."""
+        """Returns the zero state."""
         return (jnp.zeros((batch, self.features)),) * self.arrays
 
     def step(self, x, state: State) -> State:
@@ -75,7 +74,7 @@ class Recurrent(nn.Module):
     def __call__(self, x, mask=None, *, reverse: bool = False):
         """Returns outputs (B, S, D) and the last state, for inputs (B, S, E) and mask (B, S), True for tokens.
 
-        Over padding the state stays as it is and the output is zero; `reverse` goes from the last token to the first.
+        Padding leaves the state unchanged and has zero outputs; `reverse` reads from the last token to the first.
         """
         mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
         kernel, bias = self.hidden.weights((self.features,))
@@ -111,11 +110,11 @@ class AdditiveAttention(nn.Module):
         self.score = Linear(1, use_bias=False, dtype=self.dtype)
 
     def keys(self, memory):
-        """Returns what of the memory (B, S, M) does not change from step to step, (B, S, features)."""
+        """Returns U memory (B, S, features) for the memory (B, S, M); it is the same at all steps."""
         return self.key(memory)
 
     def __call__(self, query, memory, keys, mask):
-        """Returns the context (B, M) and the weights (B, S) float32, for a query (B, D), memory and mask (B, S)."""
+        """Returns the context (B, M) and weights (B, S) float32, for a query (B, D), the memory and mask (B, S)."""
         scores = self.score(jnp.tanh(self.query(query)[:, None] + keys))[..., 0]
         weights = _softmax(scores, mask)
         return _context(weights, memory), weights
@@ -131,10 +130,10 @@ class DotAttention(nn.Module):
         self.key = Linear(self.features, use_bias=False, dtype=self.dtype)
 
     def keys(self, memory):
-        """Returns W memory, (B, S, features)."""
+        """Returns W memory (B, S, features) for the memory (B, S, M)."""
         return self.key(memory)
 
     def __call__(self, query, memory, keys, mask):
-        """Returns the context (B, M) and the weights (B, S) float32, for a query (B, D), memory and mask (B, S)."""
+        """Returns the context (B, M) and weights (B, S) float32, for a query (B, D), the memory and mask (B, S)."""
         weights = _softmax(jnp.einsum("bd,bsd->bs", query, keys), mask)
         return _context(weights, memory), weights

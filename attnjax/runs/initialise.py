@@ -10,11 +10,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from attnjax import models
 from attnjax.config import differences, override, resolve
 from attnjax.errors import UserError
-from attnjax.models.crossvit import branch_grids
-from attnjax.models.swin import padded_grid
-from attnjax.models.vit import patch_grid
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.folder import Run, open_run
 from attnjax.tasks.classification import ClassificationTask
@@ -28,15 +26,6 @@ _FREE_FIELDS = (
     *("dropout", "attention_dropout", "drop_path", "position_std", "kernel_std"),
     *("attention_kernel", "shift_by", "dtype", "remat", "scan", "window"),
 )
-# Model -> (image size, config.model) -> {path of a table of absolute positions: its grid of patches}.
-_GRIDS = {
-    "vit": lambda size, model: {"params/positions/embedding": patch_grid(size, model.patch_size)},
-    "swin": lambda size, model: {"params/positions/embedding": padded_grid(size, model.patch_size)},
-    "crossvit": lambda size, model: {
-        f"params/branch{i}/positions/embedding": grid
-        for i, grid in enumerate(branch_grids(size, model.patch_sizes, model.image_scales), start=1)
-    },
-}
 RUN_RESIZE_RULE = "bicubic_antialias"
 
 
@@ -110,7 +99,8 @@ def with_overrides(run: Run, workdir: Path, overrides: Sequence[tuple[str, str]]
 
 
 def _grids(model: ConfigDict, image_size: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
-    return _GRIDS[model.name](image_size, model) if model.name in _GRIDS else {}
+    grids = models.lookup(model.name).grids
+    return grids(image_size, model) if grids else {}
 
 
 def _read(source: str, config: ConfigDict) -> Weights:

@@ -17,8 +17,6 @@ from attnjax.errors import UserError
 from attnjax.weights.files import Arrays, read_arrays, read_description
 from attnjax.weights.naming import Format, Shape, check_settings, detect, from_published, published_names
 
-# Model -> the module of this package with its FORMATS.
-_FORMATS = {"vit": "vit", "resnet": "resnet", "swin": "swin", "crossvit": "crossvit"}
 _HEAD = re.compile(r"^params/head\d*/")
 
 
@@ -83,9 +81,11 @@ def is_head(path: str) -> bool:
 
 
 def _formats_of(name: str) -> tuple[Format, ...]:
-    if name not in _FORMATS:
-        raise UserError(f"no published weights are known for model '{name}'. Known: {', '.join(_FORMATS)}")
-    return importlib.import_module(f"attnjax.weights.{_FORMATS[name]}").FORMATS
+    formats = models.lookup(name).formats
+    if not formats:
+        known = ", ".join(known for known, row in models.MODELS.items() if row.formats)
+        raise UserError(f"no published weights are known for model '{name}'. Known: {known}")
+    return importlib.import_module(f"attnjax.weights.{formats}").FORMATS
 
 
 def _count_classes(arrays, fmt, model):

@@ -6,7 +6,7 @@ configs/digits_vit.py with each kind of position of `attnjax.models.vit.POSITION
 trial takes about 45 seconds of one CPU core; all 12 of them 5 minutes of two.
 
 The paper's figures, 5-shot accuracy of ViT-B/16 on ImageNet: none 0.61382, learned (1-D) 0.64206, learned_2d 0.64001,
-relative 0.64032. Its relative positions are of another kind: see `attnjax.models.vit.GridAttention`.
+relative 0.64032. Its relative positions are of another kind: see `attnjax.models.vit.POSITIONS`.
 """
 
 from pathlib import Path

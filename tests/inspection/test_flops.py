@@ -7,6 +7,7 @@ import pytest
 from attnjax import models
 from attnjax.inspection.flops import microsoft_flops, multiply_adds
 from attnjax.models.swin import WindowAttention
+from attnjax.nn.attention import MultiHeadAttention
 
 
 def build(name, size, classes=1000):
@@ -46,7 +47,7 @@ def test_products_and_convolutions_are_pytorchs_counts(name, size, pixels, class
 
 @pytest.mark.parametrize(("height", "width", "channels", "window"), [(8, 12, 6, 4), (14, 14, 4, 7)])
 def test_window_attention_is_equation_2(height, width, channels, window):
-    layer = WindowAttention(2, channels, window=(window, window))
+    layer = WindowAttention(MultiHeadAttention(2, channels, relative_grid=(window, window)), (window, window))
     tokens = height * width
     expected = 4 * tokens * channels**2 + 2 * window**2 * tokens * channels
     assert multiply_adds(layer, (height, width, channels)) == expected

@@ -23,7 +23,7 @@ ENCODERS = {
     "resnet": dict(blocks=(1, 1), features=(4, 6)),
 }
 TEXT = dict(width=WIDTH, mlp_dim=16, num_heads=2, encoder_depth=1, decoder_depth=1, max_length=16, dropout=0.0)
-# What a captioner reads, and how -> the text's cross_attention
+# How a captioner reads its inputs -> the text's cross_attention
 KINDS = {
     "captions": ("plain",),
     "concatenated": ("plain",),
@@ -40,7 +40,7 @@ def make_model(encoder="vit", kind="captions", freeze=False, **text):
 
 
 def make_batch(kind="captions", seed=0):
-    """Returns a target (B, T + 1) with padding, images of 8 x 16 pixels, and sources where the kind has them."""
+    """Returns targets (B, T + 1) with padding, images of 8x16 pixels, and sources if the kind has them."""
     rng = np.random.default_rng(seed)
     target, source = rng.integers(3, V, (B, T + 1)), rng.integers(3, V, (B, S))
     target[:, 0] = 1
@@ -60,7 +60,7 @@ def shapes_of(model, batch):
 
 
 def make_variables(model, batch, gate=0.0):
-    """Returns variables with everything but the gates random, batch statistics too."""
+    """Returns variables that are random, including batch statistics, except for the gates."""
     rng = np.random.default_rng(1)
 
     def fill(path, struct):
@@ -119,7 +119,7 @@ def test_a_shut_gate_hides_the_image_and_learns_to_open():
     assert abs(gradient(opened, batch)[0] - gradient(opened, other)[0]) > 1e-2
     gates = [x for path, x in flatten_dict(found).items() if path[-1].startswith("gate")]
     assert len(gates) == 1 and abs(gates[0]) > 1e-3
-    assert not any(jax.tree.map(np.any, jax.tree.leaves(found["encoder"])))  # which the loss does not depend on yet
+    assert not any(jax.tree.map(np.any, jax.tree.leaves(found["encoder"])))  # the loss does not depend on it yet
 
 
 def test_rows_of_padding_count_for_nothing_and_have_finite_gradients():
@@ -153,7 +153,7 @@ def test_labels_are_the_target_shifted_once():
 
 @pytest.mark.parametrize("cross_attention", [("plain",), ("plain", "gated")], ids=str)
 def test_a_row_that_may_look_at_nothing_gets_nothing(cross_attention):
-    """Zeros, not the mean of the memory that is masked."""
+    """The output is zero, not the mean of the masked memory."""
     block = DecoderBlock(WIDTH, 2, 16, cross_attention=cross_attention)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, T, WIDTH)).astype(np.float32)
@@ -237,9 +237,9 @@ def test_an_adapter_only_where_widths_differ(encoder, adapted):
     [
         ("captions", ("plain", "gated"), "without a source there is one memory"),
         ("captions", (), "without a source there is one memory"),
-        ("sequential", ("gated",), r"should be \('plain',\), at both as one, or two entries"),
+        ("sequential", ("gated",), r"should be \('plain',\), which reads both as one sequence, or two entries"),
         ("sequential", ("plain", "plain", "gated"), "or two entries"),
-        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd', did you mean 'gated'"),
+        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd': did you mean 'gated'"),
     ],
 )
 def test_memories_and_cross_attention_must_agree(kind, cross_attention, message):
@@ -250,9 +250,8 @@ def test_memories_and_cross_attention_must_agree(kind, cross_attention, message)
 def test_parts_that_cannot_be_joined_are_refused():
     text, sizes = models.fields("transformer", **TEXT), dict(source_vocabulary=V, target_vocabulary=V)
     for encoder, message in [("lenet", "features of LeNet: it has no map"), ("mlp", "features of MLP")]:
-        model = models.build_captioner({"encoder": models.fields(encoder), "text": text}, **sizes)
         with pytest.raises(UserError, match=message):
-            shapes_of(model, make_batch())
+            models.build_captioner({"encoder": models.fields(encoder), "text": text}, **sizes)
     parts = {"encoder": models.fields("vit", **ENCODERS["vit"]), "text": models.fields("rnn")}
-    with pytest.raises(UserError, match=r"model\.text should be a transformer, not 'rnn'"):
+    with pytest.raises(UserError, match=r"model\.text should be a transformer, not 'RNN'"):
         models.build_captioner(parts, **sizes)

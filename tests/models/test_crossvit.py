@@ -1,4 +1,4 @@
-"""CrossViT: exact sizes, what each branch sees, what the exchange of class tokens lets through."""
+"""CrossViT: exact sizes, what each branch sees, what the cross-attention of class tokens lets through."""
 
 import re
 
@@ -14,10 +14,10 @@ from attnjax.errors import UserError
 from attnjax.inspection.flops import multiply_adds
 from attnjax.inspection.parameters import count
 from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT, Fusion, branch_grids, resize_images
-from attnjax.nn.blocks import DropPath
+from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.training.optimizer import decay_mask
 
-# Branches of 16 and 4 patches, of images of 8x8 and 4x4 pixels.
+# Branches with 16 and 4 patches of images of 8x8 and 4x4 pixels.
 TINY = dict(patch_sizes=(2, 2), image_scales=(1.0, 0.5), widths=(8, 12), stages=1, num_heads=2, mlp_ratio=2.0)
 IMAGE = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
@@ -31,7 +31,7 @@ def init(model, *image):
 
 
 def random_params(model, image=IMAGE):
-    """Returns parameters of which none is 0 or 1."""
+    """Returns random parameters, so that none is 0 or 1."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(np.float32), init(model, *image.shape[1:]))
 
@@ -82,12 +82,13 @@ def test_an_image_of_the_right_size_is_left_as_it_is_and_a_flat_one_stays_flat()
     assert resize_images(IMAGE, (8, 8)) is IMAGE
     np.testing.assert_allclose(resize_images(np.full((1, 8, 6, 2), 0.7, np.float32), (5, 9)), 0.7, rtol=1e-6)
     row = np.arange(8, dtype=np.float32).reshape(1, 1, 8, 1)
-    np.testing.assert_allclose(resize_images(row, (1, 4)).ravel()[1:-1], [2.5, 4.5], rtol=1e-6)  # cubic: lines stay
+    # Cubic interpolation is exact on lines.
+    np.testing.assert_allclose(resize_images(row, (1, 4)).ravel()[1:-1], [2.5, 4.5], rtol=1e-6)
     np.testing.assert_allclose(resize_images(row.reshape(1, 8, 1, 1), (4, 1)).ravel()[1:-1], [2.5, 4.5], rtol=1e-6)
 
 
 def make_reach(model):
-    """Returns reach(layer, branch): on which tokens of the branch the class token depends that the layer returns.
+    """Returns reach(layer, branch): the tokens of the branch on which the layer's class token depends.
 
     By gradients for the branch's table of positions, which is added to its tokens.
     """
@@ -114,7 +115,7 @@ def test_a_class_token_reads_the_other_branchs_patches_by_the_exchange_alone():
 
 
 def test_the_exchange_reads_patches_and_not_the_other_class_token():
-    reach = make_reach(tiny(depths=(1, 0)))  # no block of branch 2 that mixes its tokens first
+    reach = make_reach(tiny(depths=(1, 0)))  # no block mixes the tokens of branch 2 first
     found = reach("stage1_fusion1", 2)
     assert not found[0] and found[1:].all()
 
@@ -137,7 +138,7 @@ def test_patches_hear_of_the_other_branch_a_stage_later():
 
 
 def test_both_directions_are_the_same_computation():
-    """With the branches' places changed, and the names of their weights, the logits are the same."""
+    """Swapping the branches and the names of their weights does not change the logits."""
     fields = TINY | dict(stages=2, depths=(1, 2))
     mirrored = {name: value[::-1] if isinstance(value, tuple) else value for name, value in fields.items()}
     model, other = tiny(**fields), tiny(**mirrored)
@@ -169,7 +170,7 @@ def test_attention_maps_come_out():
         "stage1_branch1_block1": (2, 17, 17),
         "stage1_branch2_block1": (2, 5, 5),
         "stage1_branch2_block2": (2, 5, 5),
-        "stage1_fusion1": (2, 1, 5),  # the first branch's class token, in the second's patches
+        "stage1_fusion1": (2, 1, 5),  # from the first branch's class token to the second's patches
         "stage1_fusion2": (2, 1, 17),
     }
     for x in maps.values():
@@ -206,7 +207,7 @@ def test_dropout_is_where_ibm_has_it():
     rates = {}
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout) and context.module.rate:
+        if isinstance(context.module, Dropout) and context.module.rate:
             rates["/".join(context.module.scope.path)] = context.module.rate
         return call(*args, **kwargs)
 
@@ -260,8 +261,8 @@ def test_starts_as_timms_and_the_small_ones_as_xavier():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(widths=(8,)), r"crossvit has widths \(8,\): it should be two, one for each branch"),
-        (dict(depths=(1, 2, 0)), r"crossvit has depths \(1, 2, 0\): it should be two"),
+        (dict(widths=(8,)), r"crossvit has widths \(8,\): it needs two entries, one per branch"),
+        (dict(depths=(1, 2, 0)), r"crossvit has depths \(1, 2, 0\): it needs two"),
         (dict(image_scales=(1.0, 0.0)), r"crossvit has image_scales \(1.0, 0.0\): both should be positive"),
         (dict(stages=0), r"at least 1 stage and 1 block in it, got 0 and \(1, 4\)"),
         (dict(depths=(0, 0)), r"at least 1 stage and 1 block in it"),

@@ -37,7 +37,7 @@ def params(model, batch):
 
 
 def test_a_published_shape_has_its_count():
-    """bentrevett's GRU with additive attention: both its biases of attention and query are one here."""
+    """bentrevett's GRU with additive attention, except that attention and query have one bias here instead of two."""
     model = RNN(7_855, 5_893, cell="gru", embedding=256, width=512, attention="additive")
     tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     assert count(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)) == 20_518_917
@@ -111,7 +111,7 @@ def test_training_drops_and_every_weight_has_a_gradient(model, batch, params):
 def test_impossible_fields_are_named(batch):
     for fields, message in [
         (dict(cell="gur"), "did you mean 'gru'"),
-        (dict(attention="both"), "Known: none, dot, additive"),
+        (dict(attention="both"), "Known: additive, dot, none"),
         (dict(attention="none", input_feeding=True), "needs attention=dot"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Swin: exact sizes, any image size, the two ways to shift, what sees what."""
+"""Swin: exact sizes, any image size, both kinds of shift, which tokens see each other."""
 
 import functools
 
@@ -13,10 +13,10 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.inspection.parameters import count
 from attnjax.models.swin import SWIN_SIZES, Swin
-from attnjax.nn.blocks import DropPath
+from attnjax.nn.dropout import DropPath
 from attnjax.training.optimizer import decay_mask
 
-# One stage: a regular block and a shifted one.
+# One stage with a regular and a shifted block.
 TINY = dict(patch_size=2, width=8, depths=(2,), num_heads=(2,), window=3, mlp_ratio=2.0)
 TWO_STAGES = dict(depths=(1, 2), num_heads=(1, 2))
 
@@ -34,7 +34,7 @@ def make_image(height, width):
 
 
 def random_params(model, *image):
-    """Returns parameters of which none is 0 or 1."""
+    """Returns random parameters, so that none is 0 or 1."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(np.float32), init(model, *image))
 
@@ -93,7 +93,7 @@ def test_any_image_size_has_finite_gradients_that_reach_all(pixels):
     loss = jax.jit(jax.value_and_grad(lambda params: (model.apply(params, image) ** 2).sum()))
     value, gradient = loss(params)
     assert np.isfinite(value)
-    alone = pixels == (1, 1)  # a token that attends to itself only, whatever the logits
+    alone = pixels == (1, 1)  # a token attends only to itself, for any logits
     for path, leaf in flatten_dict(gradient, sep="/").items():
         assert np.isfinite(leaf).all()
         ignored = "key/bias" in path or (alone and any(part in path for part in ("query", "key", "relative")))
@@ -137,7 +137,7 @@ def test_a_window_larger_than_the_map_is_the_map():
 
 
 def make_reach(model):
-    """Returns reach(row, column): which tokens (rows, columns) that token depends on after either block."""
+    """Returns reach(row, column): the tokens (rows, columns) on which this one depends, after each block."""
     image = make_image(16, 16)
     params = random_params(model, 16, 16, 3)
 
@@ -160,7 +160,7 @@ def test_a_token_sees_its_window_and_after_the_shift_the_windows_that_meet_there
     whole, first, last = list(range(8)), [0, 1, 2, 3], [4, 5, 6, 7]
     reach = make_reach(tiny(window=4, shift_by=shift_by))
     assert reach(2, 5) == [(first, last), (whole, whole)]
-    # At the map's border the roll brings the other end into the window, and the mask takes it out again.
+    # At the border the roll puts tokens from the other end into the window, and the mask hides them.
     assert reach(0, 7) == [(first, last), (first, last)]
     assert reach(3, 0) == [(first, first), (whole, first)]
 
@@ -219,9 +219,9 @@ def test_small_ones_start_as_xavier():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(shift_by="roling"), "unknown shift_by 'roling' of swin, .*Known: cyclic, padding"),
+        (dict(shift_by="roling"), "unknown shift_by of swin 'roling': .*Known: cyclic, padding"),
         (dict(position="relativ"), "did you mean 'relative'"),
-        (dict(depths=(2, 2)), r"depths \(2, 2\) but num_heads \(2,\): one of each per stage"),
+        (dict(depths=(2, 2)), r"depths \(2, 2\) but num_heads \(2,\): both need one entry per stage"),
         (dict(window=0), "window of at least 1 token, got 0"),
         (dict(num_heads=(3,)), "attention width 8 is not divisible by 3 heads"),
     ],

@@ -41,7 +41,7 @@ def test_counts(vocabularies, size, changes, expected):
     ("changes", "difference", "millions"),
     [
         ({"key_size": 64}, 0, 65),
-        ({"key_size": 16}, -18 * 2 * (512 + 1) * 8 * 48, 58),  # 18 attentions, each with queries and keys
+        ({"key_size": 16}, -18 * 2 * (512 + 1) * 8 * 48, 58),  # queries and keys of 18 attention layers
         ({"key_size": 32}, -18 * 2 * (512 + 1) * 8 * 32, 60),
         ({"encoder_depth": 2, "decoder_depth": 2}, -29_425_664, 36),
         ({"encoder_depth": 4, "decoder_depth": 4}, -14_712_832, 50),
@@ -54,10 +54,10 @@ def test_counts(vocabularies, size, changes, expected):
     ],
 )
 def test_table_3_counts_by_their_difference_to_base(changes, difference, millions):
-    """The paper's 65 million are of a vocabulary that it does not tell: what a row changes is comparable."""
+    """The paper does not give the vocabulary of its 65 million parameters, so only differences are comparable."""
     assert parameters((37_000, 37_000), "base", **changes) - 63_082_496 == difference
     if "positions" not in changes:
-        assert abs(difference / 1e6 - (millions - 65)) < 1  # the paper's are rounded, both of them
+        assert abs(difference / 1e6 - (millions - 65)) < 1  # both of the paper's numbers are rounded
 
 
 @pytest.mark.parametrize("form", ["interleaved", "concatenated", "fairseq"])
@@ -97,7 +97,7 @@ def params(model, batch):
 
 
 def test_logits_depend_on_the_past_only(model, batch, params):
-    """Causality by gradients with respect to the embedded target."""
+    """Tests causality with gradients with respect to the embedded target."""
     source, target = batch
     shift = jnp.zeros((B, T, SMALL["width"]))
 
@@ -180,11 +180,11 @@ def test_dropout_needs_training(model, batch, params):
 
 def test_impossible_fields_are_named(batch):
     for fields, message in [
-        (dict(tie="both"), "Known: none, decoder, all"),
-        (dict(positions="rotary"), "Known: interleaved"),
-        (dict(norm="middle"), "Known: pre, post"),
-        (dict(key_size=-1), "key_size of at least 1, or 0 for the values', got -1"),
-        (dict(key_size=3, attention_kernel="xla"), "'xla' wants keys as large as values, 4 features a head, not key_s"),
+        (dict(tie="both"), "Known: all, decoder, none"),
+        (dict(positions="rotary"), "Known: concatenated, fairseq, interleaved, learned"),
+        (dict(norm="middle"), "Known: post, pre"),
+        (dict(key_size=-1), "key_size of at least 1, or 0 for the size of the values, got -1"),
+        (dict(key_size=3, attention_kernel="xla"), "'xla' needs keys as large as values, 4 features per head, not key"),
         (dict(max_length=6), "7 tokens are more than the model's max_length=6"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""The Vision Transformer's positions: their sizes, what they can tell apart, what they learn."""
+"""The positions of the Vision Transformer: sizes, what they distinguish, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ import pytest
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.inspection.parameters import count
-from attnjax.models.vit import POSITIONS, GridAttention, ViT
+from attnjax.models.vit import POSITIONS, ViT
+from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.positions import LearnedPositions2D
 from attnjax.training.optimizer import decay_mask
 
@@ -18,7 +19,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 2 * ROWS, 2 * COLUMNS, 3)).ast
 
 
 def random_params(module, *inputs):
-    """Returns variables of which none is 0 or 1."""
+    """Returns random variables, so that none is 0 or 1."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda x: 0.6 * rng.normal(size=x.shape).astype(np.float32), shapes)
@@ -37,7 +38,7 @@ def flat(tree):
         ("learned", "average", 196 * 768),
         ("learned_2d", "token", (14 + 14) * 384 + 768),
         ("learned_2d", "average", (14 + 14) * 384),
-        ("relative", "token", 12 * 12 * 27 * 27),  # in each block, for each head
+        ("relative", "token", 12 * 12 * 27 * 27),  # per block and head
         ("relative", "average", 12 * 12 * 27 * 27),
     ],
 )
@@ -51,7 +52,7 @@ def test_counts(position, pool, parameters):
 
 
 def shuffled(images, order):
-    """Returns images whose patches are in another order."""
+    """Returns images with their patches in another order."""
     patches = images.reshape(len(images), ROWS, 2, COLUMNS, 2, -1).swapaxes(2, 3)
     patches = patches.reshape(len(images), ROWS * COLUMNS, 2, 2, -1)[:, order]
     return patches.reshape(len(images), ROWS, COLUMNS, 2, 2, -1).swapaxes(2, 3).reshape(images.shape)
@@ -75,7 +76,8 @@ def test_without_positions_the_order_of_patches_is_not_seen(position, pool):
         ("learned", "token", ["positions/embedding"]),
         ("learned_2d", "token", ["positions/class_token", "positions/columns", "positions/rows"]),
         ("relative", "average", [f"block{i}/attention/relative_positions/embedding" for i in (0, 1)]),
-        ("relative", "token", ["block0/attention/relative_positions/embedding"]),  # of the last block one row is read
+        # Of the last block only the class token is read.
+        ("relative", "token", ["block0/attention/relative_positions/embedding"]),
     ],
 )
 def test_gradients_reach_all_positions(position, pool, reached):
@@ -105,9 +107,9 @@ def test_learned_2d_is_a_vector_of_the_row_and_one_of_the_column():
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
-    """With queries and keys of zero the weights are the softmax of the biases alone."""
+    """With zero queries the attention weights are the softmax of the biases alone."""
     x = jnp.ones((1, before + ROWS * COLUMNS, 8))
-    attention = GridAttention(num_heads=2, features=8, grid=(ROWS, COLUMNS))
+    attention = MultiHeadAttention(num_heads=2, features=8, relative_grid=(ROWS, COLUMNS))
     params = attention.init(jax.random.key(0), x)["params"]
     table = np.random.default_rng(0).normal(size=(2 * ROWS - 1, 2 * COLUMNS - 1, 2)).astype(np.float32)
     params |= {"query": jax.tree.map(jnp.zeros_like, params["query"]), "relative_positions": {"embedding": table}}
@@ -122,5 +124,5 @@ def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
 
 
 def test_an_unknown_position_is_named():
-    with pytest.raises(UserError, match="unknown position 'relativ' of vit, did you mean 'relative'"):
+    with pytest.raises(UserError, match="unknown position of vit 'relativ': did you mean 'relative'"):
         jax.eval_shape(ViT(**SMALL, position="relativ").init, jax.random.key(0), IMAGES)

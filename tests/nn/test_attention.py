@@ -10,7 +10,7 @@ B, Q, K, D, H = 2, 5, 7, 12, 3
 
 
 def reference(params, x_q, x_kv, mask=None, bias=None):
-    """One head, one query at a time, as section 3.2 of the paper reads."""
+    """Computes one head and one query at a time, by the formulas of the paper's section 3.2."""
     out = np.zeros((B, x_q.shape[1], D))
     for b in range(B):
         for h in range(H):
@@ -32,7 +32,7 @@ def inputs():
     rng = np.random.default_rng(0)
     x_q, x_kv = rng.normal(size=(B, Q, D)), rng.normal(size=(B, K, D))
     mask, bias = rng.random((B, H, Q, K)) < 0.6, rng.normal(size=(B, H, Q, K))
-    mask[0, 1, 2] = False  # a query that may attend to nothing
+    mask[0, 1, 2] = False  # a query that may attend to no key
     return tuple(map(jnp.asarray, (x_q.astype("f"), x_kv.astype("f"), mask, bias.astype("f"))))
 
 

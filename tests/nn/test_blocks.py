@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from attnjax.errors import UserError
-from attnjax.nn.blocks import DropPath, EncoderBlock, activation, layer_norm
+from attnjax.nn.blocks import BlockOptions, EncoderBlock, activation
+from attnjax.nn.dropout import DropPath
+from attnjax.nn.norm import layer_norm
 from attnjax.nn.pooling import pool
 
 
@@ -27,7 +29,7 @@ def test_layer_norm_survives_a_large_mean():
 
 def test_encoder_block_is_permutation_equivariant_and_differs_in_training():
     x = jax.random.normal(jax.random.key(0), (2, 6, 8))
-    block = EncoderBlock(num_heads=2, mlp_dim=16, dropout=0.5)
+    block = EncoderBlock(num_heads=2, mlp_dim=16, options=BlockOptions(dropout=0.5))
     params = block.init(jax.random.key(1), x, train=False)
     order = jnp.array([3, 1, 5, 0, 2, 4])
     out = block.apply(params, x, train=False)

@@ -33,7 +33,7 @@ def test_linear_align_corners_keeps_corners_and_halves_between():
 def test_bicubic_without_antialiasing_has_a_of_minus_three_quarters():
     row = np.arange(8.0).reshape(1, 8, 1) == 4
     out = resize_grid(row.astype(np.float32), (1, 16), "bicubic")[0, :, 0]
-    # At a quarter of a pixel, Keys' kernel with a = -0.75 gives these four taps.
+    # Weights of Keys' kernel with a = -0.75 at a quarter of a pixel.
     np.testing.assert_allclose(out[8], 0.8789062, atol=1e-6)
     np.testing.assert_allclose(out[10], 0.2617188, atol=1e-6)
     np.testing.assert_allclose(out[6], -0.1054688, atol=1e-6)

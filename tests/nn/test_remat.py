@@ -1,4 +1,4 @@
-"""Scan over blocks and rematerialisation change how a model is computed, and nothing of what it is."""
+"""Rematerialization and scan over blocks change how a model is computed, not its parameters or results."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,8 @@ import pytest
 
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.nn import remat as layers
+from attnjax.nn.dropout import Dropout, DropPath
+from attnjax.nn.remat import apply_blocks
 
 SMALL = dict(width=16, num_heads=2, mlp_dim=32)
 MODELS = {
@@ -43,7 +44,7 @@ def inputs(name, rows=4):
 
 def start(name):
     variables = build(name).init({"params": jax.random.key(0)}, *inputs(name))
-    # Not as they start: biases and what is zero at first would hide a mistake.
+    # Random, because biases and other parameters that start at zero would hide a mistake.
     leaves, tree = jax.tree.flatten(variables["params"])
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + 0.1 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
@@ -51,7 +52,7 @@ def start(name):
 
 
 def gradients(model, variables, *arrays):
-    """Returns the loss, what training writes (batch statistics), and the gradients."""
+    """Returns the loss, the collections that training updates (batch statistics), and the gradients."""
     rest = {name: tree for name, tree in variables.items() if name != "params"}
 
     def loss(params):
@@ -67,7 +68,7 @@ def test_the_same_loss_and_gradients(name):
     variables = start(name)
     plain = gradients(build(name), variables, *inputs(name))
     for way, fields in WAYS.items():
-        if name == "resnet" and way != "full":  # its blocks are of different shapes: it has no scan
+        if name == "resnet" and way != "full":  # it has no scan, since the shapes of its blocks differ
             continue
         other = gradients(build(name, **fields), variables, *inputs(name))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, other)
@@ -84,7 +85,7 @@ def test_a_scan_starts_from_the_same_parameters_and_shows_the_same_intermediates
 
 
 def products(name, **fields):
-    """Returns how many matrix products the program of a forward pass has."""
+    """Returns the number of matrix products in the jaxpr of a forward pass."""
     model = build(name, **fields)
     variables = jax.eval_shape(lambda: model.init({"params": jax.random.key(0)}, *inputs(name)))
     return str(jax.make_jaxpr(lambda v: model.apply(v, *inputs(name)))(variables)).count("dot_general")
@@ -105,7 +106,7 @@ def test_a_scanned_program_does_not_grow_with_depth(name, shallow, deep):
 
 
 def activation_bytes(**fields):
-    """Returns what a step needs beside its arguments and results, by the compiler's plan."""
+    """Returns the bytes of temporary buffers of a gradient step, as planned by the compiler."""
     fields = {"depth": 8, "width": 32, "patch_size": 2, **fields}
     model, images = build("vit", **fields), np.zeros((16, 32, 32, 3), np.float32)
     params = jax.eval_shape(lambda: model.init({"params": jax.random.key(0)}, images[:1]))["params"]
@@ -121,12 +122,12 @@ def test_remat_saves_memory():
 
 
 class Half(nn.Module):
-    """Drops half of what it is given."""
+    """Drops half of its input."""
 
     @nn.compact
     def __call__(self, x, *, mask, train):
         self.param("unused", nn.initializers.zeros, (1,))
-        return nn.Dropout(0.5)(x, deterministic=not train)
+        return Dropout(0.5)(x, train=train)
 
 
 class Row(nn.Module):
@@ -134,7 +135,7 @@ class Row(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return layers.run([Half() for _ in range(3)], x, remat="full", scan=self.scan, train=train)
+        return apply_blocks([Half() for _ in range(3)], x, remat="full", scan=self.scan, train=train)
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -151,7 +152,7 @@ def test_every_block_draws_dropout_of_its_own(scan):
 
 
 def test_every_scanned_block_has_its_own_rate_of_stochastic_depth():
-    """Rates rise from 0 to 0.9999: of two blocks the first always counts, the second practically never does."""
+    """With rates from 0 to 0.9999 the first of two blocks is never dropped and the second practically always."""
     two, one = build("vit", depth=2, drop_path=0.9999, scan=True, final_norm=True), build("vit", depth=1)
     variables, images = start("vit"), inputs("vit")
     found = two.apply(variables, *images, train=True, rngs={"dropout": jax.random.key(0)})
@@ -159,17 +160,16 @@ def test_every_scanned_block_has_its_own_rate_of_stochastic_depth():
 
 
 def test_a_rate_of_a_scan_drops_as_often_as_one_that_is_known():
-    from attnjax.nn.blocks import DropPath
 
     y = jnp.ones((20_000, 2, 3))
     dropped = DropPath(jnp.float32(0.3)).apply({}, y, train=True, rngs={"dropout": jax.random.key(0)})
     per_example = np.unique(np.asarray(dropped).reshape(len(y), -1), axis=1)
-    assert per_example.shape[1] == 1  # an example is kept as a whole
+    assert per_example.shape[1] == 1  # a branch is dropped per example
     assert np.mean(per_example == 0) == pytest.approx(0.3, abs=0.01)
     np.testing.assert_allclose(np.max(dropped), 1 / 0.7, rtol=1e-6)
     np.testing.assert_array_equal(DropPath(jnp.float32(0.3)).apply({}, y, train=False), y)
 
 
 def test_unknown_remat():
-    with pytest.raises(UserError, match="unknown remat 'ful', did you mean 'full'"):
+    with pytest.raises(UserError, match="unknown remat 'ful': did you mean 'full'"):
         build("vit", remat="ful").init({"params": jax.random.key(0)}, *inputs("vit"))

@@ -1,4 +1,4 @@
-"""Windows against slow and obvious definitions, over random sizes."""
+"""Windows compared with slow, direct definitions, for random sizes."""
 
 import itertools
 
@@ -50,20 +50,20 @@ def test_partition_is_by_row_of_windows_then_by_row_within(size, window, shift):
 
 
 def allowed_pairs(size, window, shift, by):
-    """Returns which positions of the map may attend to which, (H * W, H * W), by the path that features go."""
+    """Returns the pairs of positions that may attend, (H * W, H * W), by arranging their numbers like features."""
     numbers = jnp.arange(size[0] * size[1]).reshape(1, *size, 1)
     numbers = partition(SHIFTS[by][0](numbers, window, shift, fill=-1), window)[..., 0]
     mask = np.asarray(shifted_window_mask(size, window, shift, by))
     allowed = np.zeros((size[0] * size[1],) * 2, bool)
     for tokens, may in zip(np.asarray(numbers), mask, strict=True):
         real = np.flatnonzero(tokens >= 0)
-        assert not may[np.ix_(real, np.flatnonzero(tokens < 0))].any()  # no position sees what is around the map
+        assert not may[np.ix_(real, np.flatnonzero(tokens < 0))].any()  # no position sees the padding around the map
         allowed[np.ix_(tokens[real], tokens[real])] |= may[np.ix_(real, real)]
     return allowed
 
 
 def may_attend(size, window, shift, query, key):
-    """The definition: in one window after the roll, and lying to each other there as they lay before it."""
+    """The definition: both are in one window after the roll, at the same offset as before it."""
     rolled = [tuple((p - s) % n for p, s, n in zip(at, shift, size, strict=True)) for at in (query, key)]
     one_window = all(a // w == b // w for a, b, w in zip(*rolled, window, strict=True))
     as_before = all(a - b == c - d for a, b, c, d in zip(*rolled, query, key, strict=True))
@@ -78,7 +78,7 @@ def test_mask_allows_neighbours_of_one_window_only(size, window, shift, by):
 
 
 def test_mask_is_that_of_microsofts_nine_slices():
-    """Which number regions of the rolled map; theirs are not ours, but part each window alike."""
+    """Microsoft's code numbers the regions of the rolled map differently, but divides each window in the same way."""
     size, (w, s) = (21, 14), (7, 3)
     numbers = np.zeros(size)
     slices = (slice(0, -w), slice(-w, -s), slice(-s, None))
@@ -138,9 +138,9 @@ def test_relative_position_index_numbers_offsets(window):
     ("size", "window", "expected"),
     [
         ((14, 14), 7, ((7, 7), (3, 3))),
-        ((7, 7), 7, ((7, 7), (0, 0))),  # one window: nowhere to go
+        ((7, 7), 7, ((7, 7), (0, 0))),  # one window, no shift
         ((4, 4), 7, ((4, 4), (0, 0))),
-        ((4, 9), 7, ((4, 7), (0, 3))),  # each axis for itself
+        ((4, 9), 7, ((4, 7), (0, 3))),  # each axis separately
         ((8, 8), 1, ((1, 1), (0, 0))),
     ],
 )

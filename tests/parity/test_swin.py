@@ -15,8 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax.models.swin import PatchMerging
-from attnjax.nn.blocks import EncoderBlock
+from attnjax.models.swin import PatchMerging, SwinBlock
 from attnjax.nn.positions import resize_grid
 from attnjax.weights import huggingface, published, swin
 from attnjax.weights.naming import to_published
@@ -81,7 +80,7 @@ def by_us(model, variables, image, label):
     params = unflatten_dict({tuple(path.split("/")[1:]): jnp.asarray(array) for path, array in variables.items()})
 
     def keep(module, method):
-        return method == "features" or (isinstance(module, EncoderBlock | PatchMerging) and method == "__call__")
+        return method == "features" or (isinstance(module, SwinBlock | PatchMerging) and method == "__call__")
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
