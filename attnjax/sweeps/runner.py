@@ -1,8 +1,9 @@
 """Runs a sweep with an executor and shows its progress."""
 
+import contextlib
 import time
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -14,13 +15,6 @@ from attnjax.sweeps.trials import Progress, Sweep, Trial
 
 POLL_SECONDS = 0.5
 _PRIORITY = ("running", "failed", "queued", "stopped", "waiting", "finished")  # which rows to keep on a small screen
-_COLUMNS: dict[str, Literal["left", "right"]] = {
-    "trial": "left",
-    "state": "left",
-    "step": "right",
-    "validation": "right",
-    "time left": "right",
-}
 
 
 class Executor(Protocol):
@@ -50,7 +44,8 @@ def run(sweep: Sweep, executor: Executor, console: Console) -> int:
 
     Returns the exit code: 0, 1 if trials failed, or 130 or 143 after a signal.
     """
-    with watch_signals(several=False) as stop, _Board(sweep, executor, console) as board:
+    board = _Board(sweep, executor, console)
+    with watch_signals(several=False) as stop, board.live or contextlib.nullcontext():
         asked = False
         while not executor.poll():
             board.show()
@@ -75,22 +70,13 @@ class _Board:
 
     def __init__(self, sweep: Sweep, executor: Executor, console: Console):
         self._sweep, self._executor, self._console = sweep, executor, console
-        self._live = (
+        self.live = (
             Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             if console.is_terminal
             else None
         )
         self._finished: dict[str, Progress] = {}  # a cache: their files no longer change
         self._printed: dict[str, str] = {}  # trial -> the state last printed
-
-    def __enter__(self):
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error):
-        if self._live:
-            self._live.stop()
 
     def _progress(self, trial):
         if trial.name in self._finished:
@@ -106,8 +92,8 @@ class _Board:
             progress = self._progress(trial)
             ended = progress.state in ("finished", "failed")
             rows[trial] = (progress.state if ended else self._executor.state(trial) or progress.state), progress
-        if self._live:
-            self._live.update(_table(rows, self._console.height - 6), refresh=True)
+        if self.live:
+            self.live.update(_table(rows, self._console.height - 6), refresh=True)
             return
         for trial, (state, progress) in rows.items():
             if self._printed.get(trial.name, "waiting") != state:
@@ -128,8 +114,8 @@ def _table(rows: dict[Trial, tuple[str, Progress]], max_rows: int) -> Table:
     if len(rows) > max_rows:
         table.caption = f"and {len(rows) - max_rows} more"
         rows = dict(sorted(rows.items(), key=lambda row: _PRIORITY.index(row[1][0]))[:max_rows])
-    for column, justify in _COLUMNS.items():
-        table.add_column(column, justify=justify)
+    for column in ("trial", "state", "step", "validation", "time left"):
+        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
     for trial, (state, progress) in rows.items():
         table.add_row(
             trial.name,

@@ -115,8 +115,7 @@ class Sweep:
     def save(self) -> None:
         """Creates the folder and writes sweep.json; trials may be added to an existing sweep, or left out.
 
-        Raises:
-            UserError: the folder holds a sweep with another config or other command line overrides.
+        UserError if the folder holds a sweep with another config or other command line overrides.
         """
         path = self.folder / FILE
         header = {"config": self.spec, "overrides": [list(pair) for pair in self.given]}
@@ -136,8 +135,7 @@ class Sweep:
 def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: str, experiments: Path) -> Sweep:
     """Returns the sweep of a config file; the arguments are those of `Sweep`.
 
-    Raises:
-        UserError: there are no trials, two have the same name, or one does not fit the config. Nothing has run then.
+    UserError, before anything runs, if there are no trials, two have the same name, or one does not fit the config.
     """
     overrides = config_lib.load_sweep(spec)
     if not overrides:
