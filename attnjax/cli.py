@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from attnjax.errors import UserError
 
@@ -20,8 +21,14 @@ CHECKPOINT_HELP = "best (on validation, else latest), latest, average (of the la
 _MALLOC_OPTIONS = {-1: -1, -4: 0, -8: 1}
 
 
-def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line; each `--config.PATH=VALUE` (or ` VALUE`) becomes (PATH, VALUE) in `args.overrides`."""
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, overrides_allowed: bool = True
+) -> argparse.Namespace:
+    """Parses the command line; each `--config.PATH=VALUE` (or ` VALUE`) becomes (PATH, VALUE) in `args.overrides`.
+
+    Raises:
+        UserError: an override has no value, or overrides are not allowed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     rest, overrides = [], []
     while arguments:
@@ -36,8 +43,28 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = Non
             text = arguments.pop(0)
         overrides.append((path, text))
     args = parser.parse_args(rest)
+    if overrides and not overrides_allowed:
+        raise UserError(f"{Path(parser.prog).stem} takes no --config overrides; see --help")
     args.overrides = overrides
     return args
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --workdir and --checkpoint, the arguments of `runs.folder.open_run`."""
+    parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
+    parser.add_argument("--checkpoint", default="best", help=CHECKPOINT_HELP)
+
+
+def add_search_arguments(parser: argparse.ArgumentParser, outputs: str) -> None:
+    """Adds --beam and --nbest, which `search_options` reads; `outputs` is for the help: what the search finds."""
+    parser.add_argument("--beam", type=int, help="beam size, 1 for greedy search; default: the config's")
+    parser.add_argument("--nbest", type=int, default=1, help=f"{outputs}, at most the beam size")
+
+
+def search_options(args: argparse.Namespace, config: ConfigDict) -> dict[str, int]:
+    """Returns decoding options; without --beam the config's beam size, or --nbest if that is larger."""
+    beam = max(config.decoding.beam_size, args.nbest) if args.beam is None else args.beam
+    return {"beam_size": beam, "n_best": args.nbest}
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Names what is in images, with the model of a run folder: the five likeliest classes and their probabilities.
+"""Classifies image files with a trained run: prints the five most likely classes and their probabilities.
 
 python experiments/predict.py --workdir runs/fashion_vit IMAGE...
 """
@@ -18,13 +18,12 @@ TOP = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
-    parser.add_argument("--checkpoint", default="best", help=cli.CHECKPOINT_HELP)
-    args = cli.parse_args(parser)
+    cli.add_run_arguments(parser)
+    args = cli.parse_args(parser, overrides_allowed=False)
     run = open_run(args.workdir, args.checkpoint)
     run.expect("classification")
     pixels = np.stack([data.read_image(run.config, path) for path in args.images])
-    logits = jax.jit(run.task.logits)(run.params, run.model_state, pixels)
+    logits = jax.jit(run.task.logits)(*run.variables, pixels)
     for path, probabilities in zip(args.images, np.asarray(jax.nn.softmax(logits)), strict=True):
         print(path)
         for index in np.argsort(-probabilities)[:TOP]:

@@ -274,7 +274,7 @@ def test_lines_in_are_lines_out_whatever_they_are(translate, numbers, evaluated)
     hostile = out[: 2 * len(HOSTILE) : 2]
     assert [*out[1 : 2 * len(HOSTILE) : 2], *out[2 * len(HOSTILE) :]] == evaluated
     assert hostile[:3] == ["", "", ""] and hostile[8] == "" and all(hostile[3:8])
-    assert "warning: cut off after 48 of" in err and err.count("\n") == 1
+    assert "warning: truncated to 48 of" in err and err.count("\n") == 1
 
 
 def test_best_lists_and_scores(translate, trained, entry):
@@ -311,7 +311,7 @@ def test_attention_is_drawn(entry, trained, tmp_path):
     for options, message in [
         (["--layer", 1, "seventy-one"], "no layer 1, head None: there are 1 layers of 2 heads"),
         (["--head", 2, "seventy-one"], "no layer -1, head 2: there are 1 layers of 2 heads"),
-        (["--attention", tmp_path / "no" / "a.png", "seventy-one"], "cannot write"),
+        (["--attention", tmp_path / "a.xyz", "seventy-one"], "cannot write"),
         ([""], "the first line is empty"),
     ]:
         code, _, err = entry("translate", *given, *options)

@@ -1,1 +1,1 @@
-"""Tables, pages and figures of trained runs."""
+"""Tables, HTML pages and figures of trained runs."""

@@ -1,83 +1,119 @@
-"""What a model attends to: a Vision Transformer among its patches, a decoder in its source or its image."""
+"""Attention maps of trained models: an image encoder's over its patches, a decoder's over its source or image.
 
+They are read from the "intermediates" that the model's attention layers sow.
+"""
+
+import argparse
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from attnjax.data.text.vocabulary import BOS
 from attnjax.errors import UserError
 from attnjax.runs.folder import Run
 
 
-def attention_maps(run: Run, image) -> np.ndarray:
-    """Returns the attention weights of every layer, (L, B, heads, N, N), for images (B, H, W, C) float32."""
-    variables = {"params": run.params, **run.model_state}
-    _, state = run.task.model.apply(variables, image, mutable=["intermediates"])
-    blocks = state.get("intermediates", {})
-    layers = sorted((name for name in blocks if name.startswith("block")), key=lambda name: int(name[5:]))
-    if not layers:
-        raise UserError(f"a {run.config.model.name} has no attention to show; use a ViT's run folder")
-    return np.stack([blocks[name]["attention"]["attention"][0] for name in layers])
+def add_arguments(parser: argparse.ArgumentParser, of: str) -> None:
+    """Adds --attention FIGURE, --layer and --head, the arguments of `select`."""
+    parser.add_argument("--attention", type=Path, metavar="FIGURE", help=f"plot the attention for the first {of}")
+    parser.add_argument("--layer", type=int, default=-1, help="decoder layer to plot, from 0; default: the last")
+    parser.add_argument("--head", type=int, help="attention head to plot, from 0; default: the mean over heads")
 
 
-def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Returns the source's subwords (S), and what each target subword (T) looks at, (L, heads, T, S).
+def select(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarray, str]:
+    """Returns one layer and head of (L, heads, ...), or the mean over heads if `head` is None, and its title.
 
-    `line` is what was translated, `subwords` its translation; both end in eos. An RNN has one layer and one head.
+    Raises:
+        UserError: there is no such layer or head.
     """
-    model, vocabulary = run.task.model, run.workload.vocabulary
-    source = run.workload.cut(run.workload.encode([line])[0])
-    target = [BOS, *vocabulary.target.piece_to_id(list(subwords))]
-    variables = {"params": run.params, **run.model_state}
-    arrays = (np.array([ids], np.int32) for ids in (source, target[:-1]))
-    _, state = model.apply(variables, *arrays, mutable=["intermediates"])
-    found = state.get("intermediates", {})
-    if "decoder" in found:
-        maps = found["decoder"]["attention"][0][None]
-    elif any(name.startswith("decoder") for name in found):
-        maps = _cross_attention(found, "cross_attention")[:, 0]
-    else:
-        raise UserError("this model has no attention to show: it is an RNN with model.attention=none")
-    return list(vocabulary.source.id_to_piece(source)), maps
-
-
-def image_attention(run: Run, image, subwords: Sequence[str], source: Sequence[int] = ()) -> np.ndarray:
-    """Returns where in an image a captioner looks for each subword of its output, (L, heads, T, rows, columns).
-
-    `image` is (H, W, C) float32, `subwords` end in eos, `source` are the ids of the sentence it read, if any. What goes
-    to other tokens, an encoder's class token or a source sentence, is left out.
-    """
-    model, vocabulary = run.task.model, run.workload.vocabulary
-    variables = {"params": run.params, **run.model_state}
-    target = [BOS, *vocabulary.target.piece_to_id(list(subwords))]
-    inputs = {"image": image[None]} | ({"source": np.array([source], np.int32)} if source else {})
-    _, state = model.apply(variables, np.array([target[:-1]], np.int32), **inputs, mutable=["intermediates"])
-    _, (rows, columns) = model.apply(variables, image[None], method=lambda module, x: module.encoder.tokens(x))
-    last = "cross_attention2" if len(model.text.cross_attention) == 2 else "cross_attention"
-    maps = _cross_attention(state["intermediates"]["text"], last)[:, 0, ..., -rows * columns :]
-    return maps.reshape(*maps.shape[:-1], rows, columns)
-
-
-def _cross_attention(intermediates, name) -> np.ndarray:
-    """Returns the weights of all layers of a decoder, (L, B, heads, T, S)."""
-    layers = sorted((layer for layer in intermediates if layer.startswith("decoder")), key=lambda name: int(name[8:]))
-    return np.stack([intermediates[layer][name]["attention"][0] for layer in layers])
-
-
-def chosen(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarray, str]:
-    """Returns the weights of a layer and a head, or the mean over heads, of (L, heads, ...), and what to call them."""
     layers, heads = weights.shape[:2]
     if not -layers <= layer < layers or (head is not None and not 0 <= head < heads):
         raise UserError(f"no layer {layer}, head {head}: there are {layers} layers of {heads} heads, from 0")
-    name = f"layer {layer % layers}, {'mean over heads' if head is None else f'head {head}'}"
-    return weights[layer].mean(0) if head is None else weights[layer, head], name
+    title = f"layer {layer % layers}, {'mean over heads' if head is None else f'head {head}'}"
+    return weights[layer].mean(0) if head is None else weights[layer, head], title
+
+
+def attends_to_patches(run: Run) -> bool:
+    """Returns whether `patch_attention` can be used: the image model's blocks are global attention over patches."""
+    if not hasattr(run.task.model, "tokens"):
+        return False
+    found = jax.eval_shape(lambda image: _intermediates(run, image, method="tokens")[1], run.workload.example["image"])
+    return bool(_layers(found, "block"))
+
+
+def patch_attention(run: Run, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the last block's heads read from each patch (B, heads, rows, columns), and the rollout's (B, ...).
+
+    `images` is (B, H, W, C) float32, normalized as for the model. See `over_patches` and `rollout`.
+    """
+    (_, grid), found = _intermediates(run, images, method="tokens")
+    weights = np.stack([block["attention"]["attention"][0] for block in _layers(found, "block")])
+    return over_patches(weights[-1], grid), over_patches(rollout(weights), grid)
+
+
+def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Returns the source's subwords (S) and the attention of each target subword to them (L, heads, T, S).
+
+    `line` is the source sentence and `subwords` its translation; both end in eos. An RNN has one layer and one head.
+
+    Raises:
+        UserError: the model has no attention.
+    """
+    vocabulary = run.workload.vocabulary
+    source = run.workload.cut(run.workload.encode([line])[0])
+    _, found = _intermediates(run, np.array([source], np.int32), _teacher_forced(vocabulary, subwords))
+    if "decoder" in found:  # an RNN
+        maps = found["decoder"]["attention"][0][None]
+    elif layers := _layers(found, "decoder"):
+        maps = np.stack([layer["cross_attention"]["attention"][0] for layer in layers])[:, 0]
+    else:
+        raise UserError("this model has no attention to plot: it is an RNN with model.attention=none")
+    return list(vocabulary.source.id_to_piece(source)), maps
+
+
+def image_attention(run: Run, image: np.ndarray, subwords: Sequence[str], source: Sequence[int] = ()) -> np.ndarray:
+    """Returns a captioner's attention of each output subword to the image, (L, heads, T, rows, columns).
+
+    `image` is (H, W, C) float32, `subwords` end in eos, `source` are the ids of its source sentence, if any. Attention
+    to other tokens, the encoder's class token or the source sentence, is left out.
+    """
+    target = _teacher_forced(run.workload.vocabulary, subwords)
+    inputs = {"image": image[None]} | ({"source": np.array([source], np.int32)} if source else {})
+    _, found = _intermediates(run, target, **inputs)
+    (_, (rows, columns)), _ = _intermediates(run, image[None], method=lambda module, x: module.encoder.tokens(x))
+    layers = _layers(found["text"], "decoder")
+    last = max(name for name in layers[0] if name.startswith("cross_attention"))  # the first may be to the source
+    maps = np.stack([layer[last]["attention"][0] for layer in layers])[:, 0, ..., -rows * columns :]
+    return maps.reshape(*maps.shape[:-1], rows, columns)
+
+
+def _intermediates(run, *inputs, **options):
+    """Returns the model's output and its intermediates."""
+    variables = {"params": run.params, **run.model_state}
+    output, state = run.task.model.apply(variables, *inputs, mutable=["intermediates"], **options)
+    return output, state.get("intermediates", {})
+
+
+def _layers(found, kind) -> list[dict]:
+    """Returns the intermediates of the modules `kind`0, `kind`1, ..."""
+    names = [name for name in found if re.fullmatch(rf"{kind}\d+", name)]
+    return [found[name] for name in sorted(names, key=lambda name: int(name.removeprefix(kind)))]
+
+
+def _teacher_forced(vocabulary, subwords):
+    """Returns the decoder's input (1, T) whose outputs are `subwords`."""
+    return np.array([[BOS, *vocabulary.target.piece_to_id(list(subwords))][:-1]], np.int32)
 
 
 def rollout(weights: np.ndarray) -> np.ndarray:
     """Returns attention rollout (Abnar & Zuidema 2020, section 3): (L, B, heads, N, N) -> (B, N, N).
 
-    Row i says how much of output token i comes from each input token, if each layer mixes half attention, half
-    residual. Rows sum to one.
+    Row i is the share of each input token in output token i, if each layer is half attention, half residual. Rows sum
+    to one.
     """
     identity = np.eye(weights.shape[-1])
     total = np.broadcast_to(identity, (weights.shape[1], *identity.shape))
@@ -87,10 +123,16 @@ def rollout(weights: np.ndarray) -> np.ndarray:
 
 
 def over_patches(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Returns what the output reads from each patch, (..., *grid), from weights (..., N, N).
+    """Returns what the output reads from each patch: (..., N, N) -> (..., rows, columns).
 
-    With a class token (one token more than patches) its row is taken, without the token itself; else the mean row.
+    That is the class token's row, without the token itself, if there is one (N is one more than the number of patches);
+    else the mean over rows.
     """
     patches = grid[0] * grid[1]
     row = weights[..., 0, 1:] if weights.shape[-1] == patches + 1 else weights.mean(-2)
     return row.reshape(*row.shape[:-1], *grid)
+
+
+def displayable(config: ConfigDict, images: np.ndarray) -> np.ndarray:
+    """Undoes the normalization of images (..., H, W, C), and clips them to [0, 1]."""
+    return np.clip(images * np.asarray(config.data.std) + np.asarray(config.data.mean), 0, 1)

@@ -1,4 +1,4 @@
-"""How far a translator reaches: its accuracy against the length of what it translates."""
+"""Translation accuracy by source length."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from attnjax.runs.folder import Run
 
 
 class Bucket(NamedTuple):
-    """Pairs with sources of `shortest` to `longest` subwords, eos not counted.
+    """Pairs with sources of `shortest` to `longest` subwords, not counting eos.
 
-    `exact_match` is the share of translations that are their reference. `accuracy` is the share of places at which
-    both have the same subword, among the places that either has, so that what is missing or too much counts as wrong.
+    exact_match: the share of translations equal to their reference. accuracy: the share of positions at which both have
+    the same subword, among the positions that either has; missing and extra subwords count as wrong.
     """
 
     shortest: int
@@ -24,10 +24,10 @@ class Bucket(NamedTuple):
 
 
 def measure(run: Run, width: int = 5) -> list[Bucket]:
-    """Translates the run's test split as its config says, and returns `by_length` of it, by subwords.
+    """Translates the run's test split with the config's decoding options, and returns `by_length`.
 
     Raises:
-        UserError: a run of another task, or a sentence beyond the model's limit.
+        UserError: the run is not of translation, or a sentence exceeds the model's limit.
     """
     run.expect("translation")
     workload = run.workload
@@ -42,26 +42,24 @@ def measure(run: Run, width: int = 5) -> list[Bucket]:
 def by_length(
     lengths: Sequence[int], hypotheses: Sequence[Sequence[int]], references: Sequence[Sequence[int]], width: int = 5
 ) -> list[Bucket]:
-    """Returns the buckets 1 to `width`, `width` + 1 to 2 `width`, ... of source lengths, those that have pairs.
+    """Returns the buckets 1 to `width`, `width` + 1 to 2 `width`, ... of source lengths, without empty ones.
 
-    Hypotheses and references are ids without eos. Sums over places and pairs, not means of means.
+    Hypotheses and references are ids without eos. Accuracy is over all positions of a bucket, not a mean of means.
     """
-    rows = zip(lengths, hypotheses, references, strict=True)
     counts = [
-        (length, hypothesis == reference, _agreeing(hypothesis, reference), max(len(hypothesis), len(reference)))
-        for length, hypothesis, reference in rows
+        (length, hypothesis == reference, _matches(hypothesis, reference), max(len(hypothesis), len(reference)))
+        for length, hypothesis, reference in zip(lengths, hypotheses, references, strict=True)
     ]
-    lengths, exact, agreeing, places = np.array(counts, np.int64).reshape(-1, 4).T
+    length, exact, matches, positions = np.array(counts, np.int64).reshape(-1, 4).T
     buckets = []
-    for longest in range(width, lengths.max(initial=0) + width, width):
-        inside = (longest - width < lengths) & (lengths <= longest)
+    for longest in range(width, length.max(initial=0) + width, width):
+        inside = (longest - width < length) & (length <= longest)
         if inside.any():
-            accuracy = agreeing[inside].sum() / places[inside].sum()
-            buckets.append(
-                Bucket(longest - width + 1, longest, int(inside.sum()), float(exact[inside].mean()), float(accuracy))
-            )
+            accuracy = float(matches[inside].sum() / positions[inside].sum())
+            exact_match = float(exact[inside].mean())
+            buckets.append(Bucket(longest - width + 1, longest, int(inside.sum()), exact_match, accuracy))
     return buckets
 
 
-def _agreeing(hypothesis, reference):
+def _matches(hypothesis, reference):
     return sum(a == b for a, b in zip(hypothesis, reference, strict=False))

@@ -1,40 +1,44 @@
-"""Writing figures and the numbers in them."""
+"""Writes figures, and the numbers in them as CSV."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from matplotlib.figure import Figure
 
 from attnjax.errors import UserError
 
 
-def save_figure(path: Path, figure, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Writes a figure in the format of the file's suffix, its numbers, if any, beside it as CSV, and says so.
+def save_figure(
+    path: Path, figure: Figure, rows: Sequence[Mapping[str, Any]] = (), messages: TextIO | None = None
+) -> None:
+    """Writes a figure in the format of the path's suffix, and `rows`, if any, beside it as CSV.
 
-    `rows` have the same columns. UserError if a file cannot be written.
+    All `rows` have the same columns. `messages` is where "wrote PATH" is printed, stdout if None.
+
+    Raises:
+        UserError: a file cannot be written, or the format is unknown.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        print(f"wrote {path}")
+        print(f"wrote {path}", file=messages)
         if rows:
-            _write_csv(path.with_suffix(".csv"), rows)
+            path = path.with_suffix(".csv")
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            print(f"wrote {path}", file=messages)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}") from None
 
 
-def svg(figure) -> str:
-    """Returns a figure as an SVG element, to be put into a page."""
+def svg(figure: Figure) -> str:
+    """Returns a figure as an SVG element to embed in HTML."""
     out = io.StringIO()
     figure.savefig(out, format="svg")
     text = out.getvalue()
     return text[text.index("<svg") :]
-
-
-def _write_csv(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""Papers' tables of sizes, from our own models: parameters and multiply-adds beside what the paper prints."""
+"""Papers' tables of model sizes: parameters and multiply-adds of our models beside the printed numbers."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,63 +10,66 @@ from attnjax import models
 from attnjax.inspection import flops, parameters
 
 
-class Figure(NamedTuple):
-    """A number as a paper prints it, and ours."""
+class Comparison(NamedTuple):
+    """Our number, and the paper's as printed."""
 
     ours: float
     paper: str
 
     @property
     def difference(self) -> float:
-        """Of ours from the paper's, relative."""
+        """Relative to the paper's number."""
         return self.ours / float(self.paper) - 1
 
     @property
     def agrees(self) -> bool:
-        """Whether ours, rounded to the paper's digits, is what it prints."""
+        """Whether ours, rounded to the paper's digits, is the printed number."""
         return self.rounded() == self.paper
 
-    def rounded(self, more: int = 0) -> str:
-        """Returns ours with the paper's digits, or some `more`."""
-        return f"{self.ours:.{len(self.paper.partition('.')[2]) + more}f}"
+    def rounded(self, extra_digits: int = 0) -> str:
+        """Returns ours with the paper's number of decimals, plus `extra_digits`."""
+        return f"{self.ours:.{len(self.paper.partition('.')[2]) + extra_digits}f}"
 
 
 class Row(NamedTuple):
-    """A model of a table: what the paper prints of its parameters, in millions, and multiply-adds, in billions."""
+    """A model in a table: its exact parameter count, and parameters in millions and multiply-adds in billions."""
 
     model: str
     parameters: int
-    millions: Figure | None
-    gflops: Figure | None
+    millions: Comparison | None
+    gflops: Comparison | None
 
 
-def _counted(name, size, side, num_classes=1000):
-    """Returns the parameters of an image classifier, and what counts its multiply-adds; makes no arrays."""
-    model, shape = models.build(models.fields(name, size), num_classes=num_classes), (side, side, 3)
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return parameters.count(variables["params"]), lambda: flops.multiply_adds(model, shape)
-
-
-def _row(label, counted, millions="", giga=""):
-    """Returns a row of (parameters, what counts multiply-adds); `millions` and `giga` are what the paper prints."""
-    count, operations = counted
+def _row(label: str, count: int, millions: str = "", gflops: str = "", operations: int = 0) -> Row:
+    """`millions` and `gflops` are the paper's numbers, `operations` our multiply-adds."""
     return Row(
         label,
         count,
-        Figure(count / 1e6, millions) if millions else None,
-        Figure(operations() / 1e9, giga) if giga else None,
+        Comparison(count / 1e6, millions) if millions else None,
+        Comparison(operations / 1e9, gflops) if gflops else None,
     )
+
+
+def _image_row(label, model, side, millions="", gflops=""):
+    """Returns the row of an image classifier; no arrays are created."""
+    shape = (side, side, 3)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    count = parameters.count(jax.eval_shape(model.init, jax.random.key(0), image)["params"])
+    return _row(label, count, millions, gflops, flops.multiply_adds(model, shape) if gflops else 0)
+
+
+def _classifier(name, size, num_classes=1000):
+    return models.build(models.fields(name, size), num_classes=num_classes)
 
 
 def vit() -> Iterator[Row]:
     """Dosovitskiy et al. (2020), table 1: parameters."""
     for size, paper in {"B/16": "86", "B/32": "86", "L/16": "307", "L/32": "307", "H/14": "632"}.items():
-        yield _row(f"ViT-{size}", _counted("vit", size, 224), paper)
+        yield _image_row(f"ViT-{size}", _classifier("vit", size), 224, paper)
 
 
 def swin() -> Iterator[Row]:
-    """Liu et al. (2021), table 1: parameters and FLOPs; of ViT and DeiT, too, which it compares Swin with."""
+    """Liu et al. (2021), table 1: parameters and FLOPs of Swin, and of ViT and DeiT, its baselines."""
     printed = {
         "ViT-B/16": ("vit", 384, "86", "55.4"),
         "ViT-L/16": ("vit", 384, "307", "190.7"),
@@ -79,15 +82,15 @@ def swin() -> Iterator[Row]:
         "Swin-L-384": ("swin", 384, "197", "103.9"),
     }
     for label, (name, side, *paper) in printed.items():
-        yield _row(f"{label}, {side} px", _counted(name, label.partition("-")[2], side), *paper)
+        yield _image_row(f"{label}, {side} px", _classifier(name, label.partition("-")[2]), side, *paper)
 
 
 def resnet() -> Iterator[Row]:
-    """He et al. (2015), table 1, FLOPs for ImageNet, and table 6, parameters for CIFAR-10."""
+    """He et al. (2015), table 1: FLOPs on ImageNet, and table 6: parameters on CIFAR-10."""
     for size, paper in {"18": "1.8", "34": "3.6", "50": "3.8", "101": "7.6", "152": "11.3"}.items():
-        yield _row(f"ResNet-{size}", _counted("resnet", size, 224), giga=paper)
+        yield _image_row(f"ResNet-{size}", _classifier("resnet", size), 224, gflops=paper)
     for depth, paper in {20: "0.27", 32: "0.46", 44: "0.66", 56: "0.85", 110: "1.7"}.items():
-        yield _row(f"ResNet-{depth} for CIFAR-10", _counted("resnet", f"cifar{depth}", 32, num_classes=10), paper)
+        yield _image_row(f"ResNet-{depth} for CIFAR-10", _classifier("resnet", f"cifar{depth}", 10), 32, paper)
 
 
 def crossvit() -> Iterator[Row]:
@@ -101,10 +104,10 @@ def crossvit() -> Iterator[Row]:
         "18": ("43.3", "9.0"),
     }
     for size, paper in printed.items():
-        yield _row(f"CrossViT-{size}", _counted("crossvit", size, 240), *paper)
+        yield _image_row(f"CrossViT-{size}", _classifier("crossvit", size), 240, *paper)
 
 
-VOCABULARY = 37_000  # of the paper's joint byte pairs, about
+VOCABULARY = 37_000  # joint byte pairs, approximately the paper's
 
 _TABLE_3 = {
     "base": ({}, "65"),
@@ -122,49 +125,50 @@ _TABLE_3 = {
 
 
 def transformer() -> Iterator[Row]:
-    """Vaswani et al. (2017), table 3: parameters, of a joint vocabulary of 37,000."""
+    """Vaswani et al. (2017), table 3: parameters, with a joint vocabulary of 37,000."""
     tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
     for label, (changes, paper) in _TABLE_3.items():
         fields = models.fields("transformer", "base", **changes)
         model = models.build(fields, source_vocabulary=VOCABULARY, target_vocabulary=VOCABULARY)
         params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
-        yield _row(label, (parameters.count(params), None), paper)
+        yield _row(label, parameters.count(params), paper)
 
 
-# name of the table -> its rows, and what is to be said of its differences
+# name of the table -> its rows, and notes that explain the differences
 TABLES: dict[str, tuple[Callable[[], Iterator[Row]], list[str]]] = {
     "vit_sizes": (
         vit,
         [
-            "The paper has one number for a width and depth. 86 is B/16 without its head of 1,000 classes, 85.8; 307",
-            "is L/32, 306.5, whose patches make larger kernels: no L/16 has it.",
+            "The paper prints one number per width and depth. Its 86 is B/16 without the head of 1,000 classes (85.8).",
+            "Its 307 is L/32 (306.5), whose patch embedding is larger than L/16's.",
         ],
     ),
     "swin_sizes": (
         swin,
         [
-            "Ours are multiply-adds of products and convolutions alone. Microsoft's flops() adds one for each number",
-            "in a LayerNorm, which `attnjax.analysis.flops.microsoft_flops` does too, and then equals it exactly.",
-            "Those of ViT and DeiT are within 0.4% of the paper's; on their 86 and 307 see vit_sizes.",
+            "We count the multiply-adds of matrix products and convolutions only. Microsoft's flops() adds one per",
+            "LayerNorm element; `attnjax.inspection.flops.microsoft_flops` does too, and equals it exactly.",
+            "FLOPs of ViT and DeiT are within 0.4% of the paper's. For parameters of 86 and 307 see vit_sizes.",
         ],
     ),
     "resnet_sizes": (
         resnet,
         [
-            "50 layers and more: ours stride in the 3x3 convolution, as torchvision's, the paper's in the 1x1 before,",
-            "which makes each stage's first block cheaper. 34: ours has projections, as torchvision's; without, 3.64.",
+            "50 layers and more: the stride is in the 3x3 convolution, as in torchvision; in the paper in the 1x1",
+            "before it, so that each stage's first block is cheaper. 34 layers: our shortcuts have projections, as in",
+            "torchvision; without them it is 3.64.",
         ],
     ),
     "crossvit_sizes": (
         crossvit,
-        ["The parameters are those of the authors' code and of timm's, to the last one."],
+        ["The parameter counts equal those of the authors' code and of timm exactly."],
     ),
     "transformer_sizes": (
         transformer,
         [
-            "No vocabulary gives both the paper's 65 and its 213: the base's 65 needs about 40,800 subwords, the big's",
-            "213 about 35,800; with 37,000 they are 63.1 and 214.2. Its differences agree: d_k=16 saves 7.1 of 65, and",
-            "d_k=32 saves 4.7. Of width 256 and 1,024 the paper's d_k is 32 and 128 at 8 heads, as here.",
+            "No vocabulary gives both of the paper's 65 and 213: base needs about 40,800 subwords for its 65, big",
+            "about 35,800 for its 213; 37,000 give 63.1 and 214.2. The differences agree: d_k=16 saves 7.1 of 65,",
+            "d_k=32 saves 4.7. With widths 256 and 1,024 and 8 heads, the paper's d_k is 32 and 128, as here.",
         ],
     ),
 }

@@ -1,29 +1,30 @@
-"""The picture behind `attnjax/nn/windows.py`, drawn by its functions: how windows shift, and the mask of each."""
+"""The figure that illustrates `attnjax.nn.windows`: shifted windows, their regions and attention masks."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from attnjax.errors import UserError
 from attnjax.nn.windows import Pair, fit_window, partition, regions, roll, shifted_window_mask
 
-_COLORS = plt.get_cmap("Set3")  # of regions, in turn; with twelve, neighbours differ
+_COLORS = plt.get_cmap("Set3")  # cycled over regions; with twelve colors, neighbors differ
 
 
 def _paint(labels):
-    """Returns the color of each label (..., 3); white where it is negative."""
+    """Returns the color of each label, (...) -> (..., 3); white for negative ones."""
     return np.where(labels[..., None] < 0, 1.0, _COLORS(labels % _COLORS.N)[..., :3])
 
 
 def _borders(labels):
-    """Returns where the label changes along each axis of a map of rectangles (H, W), its ends included."""
+    """Returns where the label changes along each axis of a map of rectangles (H, W), including both ends."""
     return [[0, *(np.flatnonzero(np.diff(line)) + 1), len(line)] for line in (labels[:, 0], labels[0])]
 
 
 def _draw_map(axis, labels, windows, title):
-    """Draws a map of labels (H, W), a number in each token, with the borders of `windows`, labels of that shape."""
+    """Draws labels (H, W), one number per token, with the borders of `windows`, window labels (H, W)."""
     height, width = labels.shape
     axis.imshow(_paint(labels), extent=(0, width, height, 0))
     for y, x in np.ndindex(height, width):
@@ -40,7 +41,7 @@ def _draw_map(axis, labels, windows, title):
 
 
 def _draw_mask(axis, mask, labels, title):
-    """Draws a mask (N, N): where a query (row) may attend to a key (column), the color of the region of both."""
+    """Draws a mask (N, N): where a query (row) may attend to a key (column), in the color of their region."""
     tokens = len(labels)
     axis.imshow(_paint(np.where(mask, labels[:, None], -1)), extent=(0, tokens, tokens, 0))
     axis.set(xticks=[0, tokens], yticks=[0, tokens], xlabel="key", ylabel="query")
@@ -48,16 +49,18 @@ def _draw_mask(axis, mask, labels, title):
     axis.set_title(title, fontsize=10)
 
 
-def windows_figure(size: Pair = (8, 8), window: int = 4):
-    """Returns a figure of the windows of a map of `size` (height, width), by Liu et al. (2021), figures 2 and 4.
+def windows_figure(size: Pair = (8, 8), window: int = 4) -> Figure:
+    """Returns a figure of the windows of a map of `size` (height, width), after Liu et al. (2021), figures 2 and 4.
 
-    Above: regular windows; the regions that shifted windows cut the map into; these after the cyclic shift, where
-    regular windows hold several. Below: the mask of each such window. UserError if nothing shifts at this size, or if
-    it has no whole number of windows.
+    Top: regular windows; the regions into which shifted windows cut the map; the same after the cyclic shift, when a
+    regular window holds several. Bottom: the mask of each window.
+
+    Raises:
+        UserError: the window does not shift at this size, or does not divide it.
     """
     pair, shift = fit_window(size, window)
     if not any(shift) or any(length % w for length, w in zip(size, pair, strict=True)):
-        raise UserError(f"a map of {size[0]}x{size[1]} has no whole number of windows of {window} that could shift")
+        raise UserError(f"windows of {window} do not divide a map of {size[0]}x{size[1]}, or do not shift on it")
     regular, cut = regions(size, pair, (0, 0)), regions(size, pair, shift)
     rolled = np.asarray(roll(cut[None, :, :, None], pair, shift))
     masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[..., 0]
@@ -65,14 +68,14 @@ def windows_figure(size: Pair = (8, 8), window: int = 4):
     columns = max(3, min(len(masks), 6))
     rows = -(-len(masks) // columns)
     figure = plt.figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[3.4, 2.6 * rows])
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.4, 2.6 * rows]).ravel()
     maps = {
         "regular windows": (regular, regular),
         "shifted windows: regions": (cut, cut),
         "after the cyclic shift": (rolled[0, :, :, 0], regular),
     }
-    for axis, (title, (labels_of, windows)) in zip(above.subplots(1, 3), maps.items(), strict=True):
-        _draw_map(axis, labels_of, windows, title)
+    for axis, (title, (tokens, windows)) in zip(above.subplots(1, 3), maps.items(), strict=True):
+        _draw_map(axis, tokens, windows, title)
     axes = below.subplots(rows, columns, squeeze=False).ravel()
     for i, (mask, axis) in enumerate(zip(masks, axes, strict=False)):
         _draw_mask(axis, mask, labels[i], f"mask of window {i + 1}")

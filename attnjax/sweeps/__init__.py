@@ -1,4 +1,4 @@
-"""Which trials a sweep has: lists of overrides, {dotted config field: value}, that a config's `sweep()` puts together.
+"""Building blocks for a config's `sweep()`: lists of trials, each a dict of overrides {dotted config field: value}.
 
 def sweep():
     return sweeps.product(sweeps.values("model.depth", [2, 4]), sweeps.seeds(3))  # six trials
@@ -15,27 +15,27 @@ Overrides = dict[str, Any]
 
 
 def values(field: str, choices: Iterable[Any]) -> list[Overrides]:
-    """Returns a trial for each value of a config field."""
+    """Returns one trial per value of a config field."""
     return [{field: choice} for choice in choices]
 
 
 def seeds(count: int) -> list[Overrides]:
-    """Returns a trial for each of the seeds 0 to count - 1."""
+    """Returns one trial per seed, 0 to count - 1."""
     return values("seed", range(count))
 
 
 def product(*parts: Iterable[Overrides]) -> list[Overrides]:
-    """Returns every combination of one trial of each part; of a field in several, the last part's value counts."""
+    """Returns the Cartesian product of the parts; a field set by several parts takes the last part's value."""
     return [_merged(combination) for combination in itertools.product(*parts)]
 
 
 def zip(*parts: Iterable[Overrides]) -> list[Overrides]:
-    """Returns the first trials of all parts as one, the second ones, and so on; ValueError if some have more."""
+    """Merges the first trials of all parts, the second ones, and so on; ValueError if the lengths differ."""
     return [_merged(row) for row in builtins.zip(*parts, strict=True)]
 
 
 def chain(*parts: Iterable[Overrides]) -> list[Overrides]:
-    """Returns the trials of one part after those of the other."""
+    """Returns the parts' trials one part after the other."""
     return list(itertools.chain(*parts))
 
 

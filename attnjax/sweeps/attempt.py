@@ -1,4 +1,4 @@
-"""One trial as processes of its own, from where it is to its end."""
+"""Runs one trial as child processes: training, then evaluation."""
 
 import ctypes
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 
 from attnjax.sweeps.trials import Sweep, Trial
 
-MOST_KILLS = 3  # of a trial's process, without a step between, until the trial counts as failed
-# Saved, or not begun: before and after its training a process ends by the signal itself.
-_STOPPED = {sign for number in (signal.SIGTERM, signal.SIGINT) for sign in (128 + number, -number)}
+MAX_KILLS = 3  # consecutive SIGKILLs without a step in between, before the trial counts as failed
+# Exit codes of a process that was asked to stop. Outside its training loop it dies of the signal itself.
+_STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT) for code in (128 + number, -number)}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Attempt:
-    """Trains a trial, then tests it. What is killed from outside is started again, and goes on from its checkpoint.
+    """Trains a trial, then evaluates it. A process killed by SIGKILL is restarted and resumes from its checkpoint.
 
-    cores: the CPU cores that it may use, all where empty. gpus: the value of CUDA_VISIBLE_DEVICES, if not the same.
-    Should this process die, the trial's is asked to stop, which saves its step.
+    cores: CPU cores the trial may use; empty for all. gpus: its CUDA_VISIBLE_DEVICES; None to inherit it.
+    If this process dies, the kernel sends SIGTERM to the trial, which saves a checkpoint and exits.
     """
 
     def __init__(self, sweep: Sweep, trial: Trial, cores: Sequence[int] = (), gpus: str | None = None):
@@ -38,19 +38,19 @@ class Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the runner, which passes it on
-                preexec_fn=self._in_the_child,
+                start_new_session=True,  # Ctrl-C reaches only the sweep, which passes it on
+                preexec_fn=self._in_child,
             )
 
-    def _in_the_child(self):
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM tells all processes of a job; it is for ours
+    def _in_child(self):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM sends it to every process of a job; only ours handles it
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if self._cores:
                 os.sched_setaffinity(0, self._cores)
 
     def poll(self) -> bool:
-        """Returns whether it has ended: the trial has finished, failed or was stopped. Starts what comes next."""
+        """Returns whether the attempt is over: the trial finished, failed or was stopped. Starts the next command."""
         code = self._process.poll()
         if code is None:
             return False
@@ -59,32 +59,32 @@ class Attempt:
         commands = self._sweep.commands(self.trial)
         if code == 0:
             if commands and commands[0] == self._process.args:
-                return self._fail("it ended without an error, and without an end")
+                return self._fail("exited without an error but did not finish")
             if commands:
                 self._start(commands[0])
             return not commands
-        if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and self._may_go_on():
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and self._may_restart():
             self._start(commands[0])
             return False
         killed = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
         return self._fail(killed or _last_line(self._sweep.log(self.trial)))
 
-    def _may_go_on(self):
+    def _may_restart(self):
         step = self._sweep.progress(self.trial).step
         self._kills = self._kills + 1 if step == self._killed_at else 1
         self._killed_at = step
-        return self._kills <= MOST_KILLS
+        return self._kills <= MAX_KILLS
 
     def _fail(self, error):
         self._sweep.fail(self.trial, error)
         return True
 
     def stop(self) -> None:
-        """Asks it to save its step and end; poll() tells when it has."""
+        """Asks the process to save a checkpoint and exit; poll() returns True once it has."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
 
 def _last_line(path: Path):
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it printed nothing"
+    return lines[-1].strip() if lines else "no output"

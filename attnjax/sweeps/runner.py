@@ -1,5 +1,6 @@
-"""Brings the trials of a sweep to their end, and shows how far they are."""
+"""Runs a sweep with an executor and shows its progress."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,29 +9,43 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from attnjax.formatting import clock
 from attnjax.runs.stopping import watch_signals
-from attnjax.sweeps.trials import Progress, Sweep, Trial, clock
+from attnjax.sweeps.trials import Progress, Sweep, Trial
 
 POLL_SECONDS = 0.5
-_INTEREST = ("running", "failed", "queued", "stopped", "waiting", "finished")  # what is shown first
+_PRIORITY = ("running", "failed", "queued", "stopped", "waiting", "finished")  # which rows to keep on a small screen
 
 
 class Executor(Protocol):
-    """What runs trials: `local.Local` or `slurm.Slurm`."""
+    """Starts and stops trials: `local.Local` or `slurm.Slurm`."""
 
     def poll(self) -> bool:
-        """Starts what can be started; returns whether nothing runs any more and nothing is left to start."""
+        """Starts trials where there is room; returns whether nothing is running and nothing is left to start."""
 
     def state(self, trial: Trial) -> str | None:
-        """Returns what the trial is doing, None where its files say it."""
+        """Returns "running" or "queued", or None if the trial's files tell its state."""
 
     def stop(self) -> None:
-        """Ends the executor's work early; poll() tells when it has ended."""
+        """Asks the executor to end early; poll() returns True once it has."""
+
+
+def trials_to_run(sweep: Sweep, retry: bool) -> Sequence[Trial]:
+    """Returns the unfinished trials; with `retry` those that failed too, whose failure is cleared."""
+    states = {trial: sweep.progress(trial).state for trial in sweep.trials}
+    if retry:
+        for trial in (trial for trial, state in states.items() if state == "failed"):
+            sweep.clear_failure(trial)
+    return [trial for trial, state in states.items() if state != "finished" and (retry or state != "failed")]
 
 
 def run(sweep: Sweep, executor: Executor, console: Console) -> int:
-    """Runs to the end, or until SIGINT or SIGTERM; returns the exit code: 0, 1 if trials failed, 130 or 143."""
-    with watch_signals(several=False) as stop, _Board(sweep, executor, console) as board:
+    """Runs until all trials have ended, or SIGINT or SIGTERM.
+
+    Returns the exit code: 0, 1 if trials failed, or 130 or 143 after a signal.
+    """
+    board = _Board(sweep, executor, console)
+    with watch_signals(several=False) as stop, board.live or contextlib.nullcontext():
         asked = False
         while not executor.poll():
             board.show()
@@ -43,34 +58,25 @@ def run(sweep: Sweep, executor: Executor, console: Console) -> int:
     for trial in failed:
         console.print(f"failed: {trial.name}: {sweep.progress(trial).error}", markup=False, soft_wrap=True)
     if failed:
-        console.print("the same command with --retry tries them again", markup=False)
+        console.print("run the same command with --retry to try them again", markup=False)
     if stop.signal:
-        console.print(f"stopped by {stop.name}; the same command goes on", markup=False)
+        console.print(f"stopped by {stop.name}; run the same command again to resume", markup=False)
         return stop.exit_code
     return 1 if failed else 0
 
 
 class _Board:
-    """A live table on a terminal; elsewhere a line for each change of a trial's state."""
+    """A live table on a terminal; otherwise one line per change of a trial's state."""
 
-    def __init__(self, sweep, executor, console):
+    def __init__(self, sweep: Sweep, executor: Executor, console: Console):
         self._sweep, self._executor, self._console = sweep, executor, console
-        self._live = (
+        self.live = (
             Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             if console.is_terminal
             else None
         )
-        self._finished = {}  # not read again
-        self._said = {}
-
-    def __enter__(self):
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error):
-        if self._live:
-            self._live.stop()
+        self._finished: dict[str, Progress] = {}  # a cache: their files no longer change
+        self._printed: dict[str, str] = {}  # trial -> the state last printed
 
     def _progress(self, trial):
         if trial.name in self._finished:
@@ -84,48 +90,38 @@ class _Board:
         rows = {}
         for trial in self._sweep.trials:
             progress = self._progress(trial)
-            settled = progress.state in ("finished", "failed")
-            rows[trial] = (progress.state if settled else self._executor.state(trial) or progress.state), progress
-        if self._live:
-            self._live.update(_table(rows, self._console.height - 6), refresh=True)
+            ended = progress.state in ("finished", "failed")
+            rows[trial] = (progress.state if ended else self._executor.state(trial) or progress.state), progress
+        if self.live:
+            self.live.update(_table(rows, self._console.height - 6), refresh=True)
             return
         for trial, (state, progress) in rows.items():
-            if self._said.get(trial.name, "waiting") != state:
-                self._console.print(f"{state:<9} {trial.name}{_numbers(trial, progress)}", markup=False, soft_wrap=True)
-            self._said[trial.name] = state
+            if self._printed.get(trial.name, "waiting") != state:
+                step = f"step {progress.step:,}/{progress.steps:,}" if progress.step else ""
+                line = "  ".join(filter(None, (f"{state:<9} {trial.name}", step, _metric(trial, progress))))
+                self._console.print(line, markup=False, soft_wrap=True)
+            self._printed[trial.name] = state
 
 
-def _numbers(trial, progress):
-    step = f"  step {progress.step:,}/{progress.steps:,}" if progress.step else ""
-    metric = "" if progress.metric is None else f"  {trial.config.best_metric} {progress.metric:.4f}"
-    return step + metric
+def _metric(trial, progress):
+    return "" if progress.metric is None else f"{trial.config.best_metric} {progress.metric:.4f}"
 
 
-def _table(rows: dict[Trial, tuple[str, Progress]], most: int) -> Table:
-    """Returns the table of trials; where they are too many for the screen, those that something happens to."""
+def _table(rows: dict[Trial, tuple[str, Progress]], max_rows: int) -> Table:
+    """Returns the table of trials; those of least _PRIORITY are left out if there are more than `max_rows`."""
     count = sum(state == "finished" for state, _ in rows.values())
     table = Table(title=f"{count} of {len(rows)} trials finished")
-    if len(rows) > most:
-        table.caption = f"and {len(rows) - most} more"
-        rows = dict(sorted(rows.items(), key=lambda row: _INTEREST.index(row[1][0]))[:most])
-    for column, justify in (("trial", "left"), ("state", "left"), ("step", "right"), ("validation", "right")):
-        table.add_column(column, justify=justify)
-    table.add_column("time left", justify="right")
+    if len(rows) > max_rows:
+        table.caption = f"and {len(rows) - max_rows} more"
+        rows = dict(sorted(rows.items(), key=lambda row: _PRIORITY.index(row[1][0]))[:max_rows])
+    for column in ("trial", "state", "step", "validation", "time left"):
+        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
     for trial, (state, progress) in rows.items():
         table.add_row(
             trial.name,
             state,
             f"{progress.step:,}/{progress.steps:,}" if progress.steps else "",
-            "" if progress.metric is None else f"{trial.config.best_metric} {progress.metric:.4f}",
+            _metric(trial, progress),
             clock(progress.seconds_left) if state == "running" and progress.seconds_left is not None else "",
         )
     return table
-
-
-def to_run(sweep: Sweep, retry: bool) -> Sequence[Trial]:
-    """Returns the trials that have not finished; those that failed only if they are to be tried again."""
-    states = {trial: sweep.progress(trial).state for trial in sweep.trials}
-    if retry:
-        for trial in (trial for trial, state in states.items() if state == "failed"):
-            sweep.forgive(trial)
-    return [trial for trial, state in states.items() if state != "finished" and (retry or state != "failed")]

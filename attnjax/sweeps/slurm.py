@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep on SLURM, as an array of jobs, by submitit."""
+"""Runs the trials of a sweep on SLURM as a job array, with submitit."""
 
 import contextlib
 import dataclasses
@@ -17,57 +17,62 @@ from attnjax.sweeps.trials import Sweep, Trial
 
 JOBS_FILE = "jobs.json"
 POLL_SECONDS = 2.0
-MOST_SILENCE = 600.0  # seconds that SLURM may not answer for, as it does under load or when restarted
-MOST_LOSSES = 3  # of a trial's job, until the trial counts as failed
-_SIGNAL_SECONDS = 90  # before its time is over a job is told to save
+MAX_SILENCE = 600.0  # seconds that SLURM may not answer for, as happens under load or during a restart
+MAX_LOST_JOBS = 3  # per trial, before it counts as failed
+_SIGNAL_SECONDS = 90  # warning before a job's time limit, to save a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What each job asks for; 0 and "": SLURM's default. `--slurm.FIELD=VALUE` on the command line."""
+    """Resources per job, set by `--slurm.FIELD=VALUE`; 0 and "" mean SLURM's default."""
 
     partition: str = ""
     account: str = ""
-    time: int = 60  # minutes; a trial that takes longer is put into the queue again, and goes on
-    gpus: int = 0  # of a node
-    cpus: int = 1  # of a task
-    memory: int = 0  # GB of a node
-    nodes: int = 1  # a process each
+    time: int = 60  # minutes; a trial that takes longer is requeued and resumes
+    gpus: int = 0  # per node
+    cpus: int = 1  # per task
+    memory: int = 0  # GB per node
+    nodes: int = 1  # with one process each
     constraint: str = ""
 
 
 class Work:
-    """What a job does: one trial from where it is to its end. submitit calls `checkpoint` before the job is stopped."""
+    """The function of a job: resumes one trial and runs it to its end.
+
+    submitit calls `checkpoint` on SIGUSR2, which SLURM sends before the time limit.
+    """
 
     def __init__(self, sweep: Sweep):
-        self._sweep, self._attempt, self._taken = sweep, None, False
+        self._sweep = sweep
+        self._attempt: Attempt | None = None
+        self._preempted = False
 
     def __call__(self, trial: Trial) -> None:
         if not self._sweep.commands(trial):
             return
         self._attempt = Attempt(self._sweep, trial)
-        signal.signal(signal.SIGTERM, self._take)
-        while not self._ended():
+        signal.signal(signal.SIGTERM, self._preempt)
+        while not self._ended(self._attempt):
             time.sleep(0.2)
-        while self._taken:  # a preempted job that ends by itself would not come into the queue again
+        while self._preempted:  # SLURM requeues a preempted job only if it does not exit by itself
             time.sleep(1)
 
-    def _take(self, number, frame):
-        """SLURM takes the job's resources away: the step is saved before it does."""
-        self._taken = True
-        self._attempt.stop()
+    def _preempt(self, number, frame):
+        self._preempted = True
+        if self._attempt:
+            self._attempt.stop()
 
-    def _ended(self):
-        """Polls with the signal held back that `checkpoint` comes from, which polls too."""
+    def _ended(self, attempt):
+        """Polls with SIGUSR2 blocked, as `checkpoint`, its handler, polls too."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
         try:
-            return self._attempt.poll()
+            return attempt.poll()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 
     def checkpoint(self, trial: Trial):
-        """Saves the step, and returns this work for the queue to take again."""
-        import submitit  # here, as it takes over the program's logging
+        """Stops the trial, which saves a checkpoint, and returns this work for submitit to requeue."""
+        import submitit  # here, because it reconfigures the program's logging
 
         if self._attempt:
             self._attempt.stop()
@@ -77,43 +82,47 @@ class Work:
 
 
 class Slurm:
-    """Submits the trials, and looks after their jobs. A sweep that was stopped finds its jobs again."""
+    """Executor that submits trials as SLURM jobs, at most `at_once` running; a restarted sweep finds its jobs again."""
 
     def __init__(self, sweep: Sweep, trials: Sequence[Trial], options: Options, at_once: int):
         self._sweep, self._options, self._at_once = sweep, options, at_once
         self._path = sweep.folder / JOBS_FILE
-        self._jobs = json.loads(self._path.read_text()) if self._path.exists() else {}  # trial -> job
-        self._losses = dict.fromkeys(trials, 0)
+        self._jobs: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}  # trial -> job
         self._open = list(trials)
-        self._missing = set()  # not in the queue, when last looked
-        self._queue = {}
-        self._looked = self._answered = None
+        self._lost_jobs = dict.fromkeys(trials, 0)
+        self._missing: set[Trial] = set()  # whose jobs were not in the queue at the last poll
+        self._queue: dict[str, str] = {}  # job -> state
+        self._polled: float | None = None
+        self._answered: float | None = None
 
     def poll(self) -> bool:
-        """Returns whether all has ended; submits what has no job. Asks SLURM once in two seconds at most."""
+        """Submits trials without a job; returns whether all have ended. Queries SLURM at most every POLL_SECONDS."""
         now = time.monotonic()
-        if self._looked is not None and now - self._looked < POLL_SECONDS:
+        if self._polled is not None and now - self._polled < POLL_SECONDS:
             return not self._open
-        self._looked = now
+        self._polled = now
         try:
-            self._answered, self._queue = now, _queue()
+            self._queue, self._answered = _queue(), now
         except UserError:
-            if self._answered is None or now - self._answered > MOST_SILENCE:
+            if self._answered is None or now - self._answered > MAX_SILENCE:
                 raise
             return not self._open
         self._open = [trial for trial in self._open if self._sweep.progress(trial).state not in ("finished", "failed")]
-        missing = {trial for trial in self._open if self._jobs.get(trial.name) not in self._queue}
-        lost = [trial for trial in self._open if trial in missing and trial.name in self._jobs]
-        # Only what was missing the last time, too: files may come later than the end of a job.
-        gone = [trial for trial in lost if trial in self._missing]
-        self._missing = missing
-        for trial in gone:
-            self._losses[trial] += 1
-            if self._losses[trial] > MOST_LOSSES:
-                self._sweep.fail(trial, f"its job ended {MOST_LOSSES + 1} times without a result; see logs/slurm")
         new = [trial for trial in self._open if trial.name not in self._jobs]
-        self._submit([*new, *(trial for trial in gone if self._losses[trial] <= MOST_LOSSES)])
+        self._submit([*new, *self._lost()])
         return not self._open
+
+    def _lost(self):
+        """Returns trials to submit again because their job is gone; those with more than MAX_LOST_JOBS fail."""
+        missing = {trial for trial in self._open if self._jobs.get(trial.name) not in self._queue}
+        # Missing in two polls in a row: on a network file system a trial's files may appear after the job's end.
+        lost = [trial for trial in self._open if trial in missing & self._missing and trial.name in self._jobs]
+        self._missing = missing
+        for trial in lost:
+            self._lost_jobs[trial] += 1
+            if self._lost_jobs[trial] > MAX_LOST_JOBS:
+                self._sweep.fail(trial, f"its job ended {MAX_LOST_JOBS + 1} times without a result; see logs/slurm")
+        return [trial for trial in lost if self._lost_jobs[trial] <= MAX_LOST_JOBS]
 
     def _submit(self, trials):
         if not trials:
@@ -123,16 +132,16 @@ class Slurm:
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # which submitit prints what it raises to
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the error that it raises
                 jobs = executor.map_array(Work(self._sweep), trials)
         except submitit.core.utils.FailedJobError as error:
-            raise UserError(f"SLURM takes no job: {' '.join(str(error).split())}") from error
+            raise UserError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from error
         self._jobs |= {trial.name: job.job_id for trial, job in zip(trials, jobs, strict=True)}
         write_atomically(self._path, json.dumps(self._jobs, indent=2) + "\n")
 
     def _parameters(self):
         options = self._options
-        asked = {
+        optional = {
             "partition": options.partition,
             "account": options.account,
             "constraint": options.constraint,
@@ -147,26 +156,26 @@ class Slurm:
             "cpus_per_task": options.cpus,
             "array_parallelism": self._at_once,
             "signal_delay_s": min(_SIGNAL_SECONDS, 30 * options.time),
-            **{name: value for name, value in asked.items() if value},
+            **{name: value for name, value in optional.items() if value},
         }
 
     def state(self, trial: Trial) -> str | None:
-        """Returns queued or running, of a trial whose job is in SLURM's queue."""
-        state = self._queue.get(self._jobs.get(trial.name))
+        """Returns "queued" or "running" if the trial's job is in SLURM's queue, else None."""
+        state = self._queue.get(self._jobs.get(trial.name, ""))
         return None if state is None else "running" if state in ("RUNNING", "COMPLETING") else "queued"
 
     def stop(self) -> None:
-        """Looks after them no more; the jobs go on."""
+        """Stops monitoring; submitted jobs keep running."""
         self._open = []
 
 
-def _queue():
-    """Returns job -> state of all jobs in the user's queue."""
+def _queue() -> dict[str, str]:
+    """Returns job -> state for the user's jobs."""
     command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i %T"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise UserError("--executor=slurm: there is no squeue here; it should be run where SLURM is") from None
-    if asked.returncode:
-        raise UserError(f"SLURM does not answer: {asked.stderr.strip()}")
-    return dict(line.split() for line in asked.stdout.splitlines())
+        raise UserError("--executor=slurm: squeue not found; run this on a machine with SLURM") from None
+    if result.returncode:
+        raise UserError(f"SLURM does not answer: {result.stderr.strip()}")
+    return dict(line.split() for line in result.stdout.splitlines())

@@ -1,6 +1,6 @@
-"""The trials of a sweep: their names, their run folders in the sweep's folder, and how far each has come.
+"""The trials of a sweep: names, run folders and progress.
 
-All that is known of a trial is read from its files, so a sweep that was stopped in any way goes on from them.
+A trial's state is read from its files alone, so that a sweep can resume however it was stopped.
 """
 
 import dataclasses
@@ -18,17 +18,18 @@ from ml_collections import ConfigDict
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
+from attnjax.formatting import short_names
 from attnjax.runs.folder import evaluation_path, read_summary
 from attnjax.runs.log import read_rows
 from attnjax.sweeps import Overrides
 
 FILE = "sweep.json"
-LONGEST_NAME = 120
+MAX_NAME_LENGTH = 120
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """A training of a sweep: the whole config of it, and what of that the sweep says."""
+    """One training run of a sweep: its overrides, and the config with all overrides applied."""
 
     name: str
     overrides: Overrides
@@ -37,25 +38,22 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a trial has come; `metric` is the newest validation's, None before the first one.
+    """How far a trial is. metric: of the latest validation, None before the first."""
 
-    `seconds_left` is told from the steps so far, None before there are enough.
-    """
-
-    state: str  # waiting, stopped (and can go on), finished, failed
+    state: str  # "waiting", "stopped" (resumable), "finished" or "failed"
     step: int = 0
-    steps: int = 0  # in all; 0 before it has begun
+    steps: int = 0  # in total; 0 before the trial has started
     metric: float | None = None
-    seconds_left: float | None = None
+    seconds_left: float | None = None  # extrapolated from the steps so far; None if there are too few
     error: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The trials of a config's `sweep()`, in `folder`/NAME each; `folder`/logs has what they print.
+    """The trials of a config's `sweep()`. Trial NAME has the run folder `folder`/NAME; its output is in `folder`/logs.
 
-    given: overrides of the command line, for all trials. evaluate: the checkpoint to test each trial by, "" for none.
-    experiments: the folder of the entry points.
+    spec: the config, FILE.py[:argument=value,...]. given: command line overrides for all trials.
+    evaluate: the checkpoint to evaluate each trial at; "" for no evaluation. experiments: the folder of entry points.
     """
 
     folder: Path
@@ -69,14 +67,14 @@ class Sweep:
         return self.folder / trial.name
 
     def log(self, trial: Trial) -> Path:
-        """Returns the file of what the trial printed, in all of its starts."""
+        """Returns the file with the trial's output, of all attempts."""
         return self.folder / "logs" / f"{trial.name}.log"
 
     def _failure(self, trial):
         return self.folder / "logs" / f"{trial.name}.failed"
 
     def commands(self, trial: Trial) -> list[list[str]]:
-        """Returns the commands that are still to be run, one after the other; none for a trial that has finished."""
+        """Returns the commands left to run, in order; none if the trial has finished."""
         workdir = self.workdir(trial)
         train = [sys.executable, str(self.experiments / "train.py"), "--config", self.spec, "--workdir", str(workdir)]
         train += [f"--config.{path}={text}" for path, text in (*self.given, *_texts(trial.overrides))]
@@ -91,7 +89,7 @@ class Sweep:
         return path.exists() and json.loads(path.read_text())["checkpoint"] == self.evaluate
 
     def progress(self, trial: Trial) -> Progress:
-        """Returns how far a trial has come, by its files."""
+        """Reads a trial's progress from its files."""
         workdir, failure = self.workdir(trial), self._failure(trial)
         rows, summary = read_rows(workdir), read_summary(workdir)
         step, steps = (rows[-1]["step"] if rows else 0), summary.get("steps", 0)
@@ -107,32 +105,38 @@ class Sweep:
         return Progress("stopped" if summary else "waiting", step, steps, metric, left)
 
     def fail(self, trial: Trial, error: str) -> None:
-        """Records that a trial failed, and by what."""
+        """Records that a trial failed."""
         write_atomically(self._failure(trial), error + "\n")
 
-    def forgive(self, trial: Trial) -> None:
-        """Takes a failure back, so that the trial is tried again."""
+    def clear_failure(self, trial: Trial) -> None:
+        """Removes the record of a failure, so that the trial can be tried again."""
         self._failure(trial).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Makes the folder; UserError if it holds another sweep. Trials may be added to a sweep later, or left out."""
+        """Creates the folder and writes sweep.json; trials may be added to an existing sweep, or left out.
+
+        UserError if the folder holds a sweep with another config or other command line overrides.
+        """
         path = self.folder / FILE
-        described = {"config": self.spec, "overrides": [list(pair) for pair in self.given]}
-        known = {}
+        header = {"config": self.spec, "overrides": [list(pair) for pair in self.given]}
+        trials = {}
         if path.exists():
             old = json.loads(path.read_text())
-            known = old.pop("trials")
-            for name, value in described.items():
+            trials = old.pop("trials")
+            for name, value in header.items():
                 if old[name] != value:
-                    raise UserError(f"'{self.folder}' holds a sweep of another {name}: {old[name]}, not {value}")
-        known |= {trial.name: dict(_texts(trial.overrides)) for trial in self.trials}
+                    raise UserError(f"'{self.folder}' holds a sweep with different {name}: {old[name]}, not {value}")
+        trials |= {trial.name: dict(_texts(trial.overrides)) for trial in self.trials}
         with writing(self.folder):
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({**described, "trials": known}, indent=2) + "\n")
+            write_atomically(path, json.dumps({**header, "trials": trials}, indent=2) + "\n")
 
 
 def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: str, experiments: Path) -> Sweep:
-    """Returns the sweep of a config file; UserError, before anything runs, if a trial's fields are not the config's."""
+    """Returns the sweep of a config file; the arguments are those of `Sweep`.
+
+    UserError, before anything runs, if there are no trials, two have the same name, or one does not fit the config.
+    """
     overrides = config_lib.load_sweep(spec)
     if not overrides:
         raise UserError(f"the sweep of '{spec}' has no trials")
@@ -141,38 +145,25 @@ def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: st
         config = config_lib.load(spec)
         config_lib.override(config, [*given, *_texts(fields)])
         if evaluate and not config.data.test:
-            raise UserError(f"nothing to evaluate trial '{name}' on: its config's data.test is empty")
+            raise UserError(f"cannot evaluate trial '{name}': its config's data.test is empty")
         trials.append(Trial(name, fields, config))
     return Sweep(folder, spec, given, evaluate, trials, experiments)
 
 
 def _texts(overrides):
-    """Returns (path, text) of each field, as on a command line."""
+    """Returns (path, text) per field, as on a command line."""
     return [(path, value if isinstance(value, str) else repr(value)) for path, value in overrides.items()]
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Returns for each of several dotted fields its last part, or as many as tell it from the others."""
-    paths = list(dict.fromkeys(paths))
-    short = {}
-    for path in paths:
-        parts = path.split(".")
-        ends = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        short[path] = next(
-            end for end in ends if sum(other == end or other.endswith(f".{end}") for other in paths) == 1
-        )
-    return short
-
-
 def _names(overrides):
-    """Returns a folder's name for each trial, of what it overrides."""
-    short = short_names([path for fields in overrides for path in fields])
+    """Returns a folder name per trial, made of its overrides."""
+    short = short_names(path for fields in overrides for path in fields)
     names = []
     for fields in overrides:
         name = ",".join(f"{short[path]}={_plain(text)}" for path, text in _texts(fields)) or "base"
-        if len(name) > LONGEST_NAME:
+        if len(name) > MAX_NAME_LENGTH:
             digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:8]
-            name = f"{name[: LONGEST_NAME - 9]}-{digest}"
+            name = f"{name[: MAX_NAME_LENGTH - 9]}-{digest}"
         names.append(name)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -185,12 +176,5 @@ def _plain(text):
 
 
 def shown(command: Sequence[str]) -> str:
-    """Returns a command as one would type it."""
+    """Returns a command as typed in a shell."""
     return shlex.join(["python", *command[1:]])
-
-
-def clock(seconds: float) -> str:
-    """Returns hours:minutes:seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -10,7 +10,9 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.reports import runs as report_lib
+from attnjax.reports import render
+from attnjax.reports.curves import curve_notes, curves
+from attnjax.reports.runs import read
 
 rng = np.random.default_rng(0)
 
@@ -57,7 +59,7 @@ def swept(write_run, tmp_path):
 
 def test_mean_and_deviation_are_numpys_and_the_best_is_by_validation(swept):
     folder, accuracies = swept
-    report = report_lib.read([folder])
+    report = read([folder])
     assert report.settings == {"optimizer.learning_rate": "learning_rate"}
     assert [group.settings["learning_rate"] for group in report.groups] == [0.01, 0.1]
     assert report.metrics == ["validation accuracy", "test accuracy", "test loss"]
@@ -68,14 +70,14 @@ def test_mean_and_deviation_are_numpys_and_the_best_is_by_validation(swept):
     test = [0.3 + seed / 7 for seed in range(3)]
     assert report.best is report.groups[1] and report.groups[1].mean("test accuracy") == np.mean(test)
     assert report.groups[0].mean("test accuracy") > report.groups[1].mean("test accuracy")
-    line = report_lib.to_markdown(report).splitlines()[3]
+    line = render.to_markdown(report).splitlines()[3]
     assert line.startswith("| **0.1** | **3** |")
     assert f"{np.mean(test):.4f} ± {np.std(test, ddof=1):.4f}" in line and "1,234" in line and "0:03:00" in line
 
 
 def test_csv_has_every_run_with_whole_numbers(swept):
     folder, accuracies = swept
-    lines = list(csv.DictReader(report_lib.to_csv(report_lib.read([folder])).splitlines()))
+    lines = list(csv.DictReader(render.to_csv(read([folder])).splitlines()))
     assert len(lines) == 6
     for line in lines:
         rate, seed = float(line["optimizer.learning_rate"]), int(line["seed"])
@@ -86,14 +88,14 @@ def test_csv_has_every_run_with_whole_numbers(swept):
 def test_the_lower_loss_is_the_better_one(write_run, tmp_path):
     for rate, loss in ((0.1, 0.4), (0.01, 0.2)):
         write_run(f"{rate}", [0.5], loss=loss, best_metric="loss", optimizer__learning_rate=rate)
-    report = report_lib.read([tmp_path / "runs"])
+    report = read([tmp_path / "runs"])
     assert report.best.settings == {"learning_rate": 0.01}
 
 
 def test_curves_have_the_means_of_the_steps_that_all_seeds_have(write_run, tmp_path):
     write_run("a", [0.1, 0.2, 0.3], seed=0)
     write_run("b", [0.3, 0.6], seed=1)
-    panels = report_lib.curves(report_lib.read([tmp_path / "runs"]))
+    panels = curves(read([tmp_path / "runs"]))
     steps, mean, deviation = panels["validation accuracy"]["base"]
     np.testing.assert_array_equal(steps, [10, 20])
     np.testing.assert_allclose(mean, [0.2, 0.4])
@@ -104,20 +106,20 @@ def test_curves_have_the_means_of_the_steps_that_all_seeds_have(write_run, tmp_p
 def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
     for i in range(12):
         write_run(f"{i}", [i / 12], optimizer__learning_rate=1.0 + i)
-    report = report_lib.read([tmp_path / "runs"])
+    report = read([tmp_path / "runs"])
     assert [group.settings["learning_rate"] for group in report.groups] == [1.0 + i for i in range(12)]
-    labels = report_lib.curves(report)["validation accuracy"]
+    labels = curves(report)["validation accuracy"]
     assert list(labels) == [f"learning_rate={1.0 + i}" for i in range(11, 1, -1)]
-    assert "10 of 12 groups" in " ".join(report_lib.curve_notes(report))
+    assert "10 of 12 groups" in " ".join(curve_notes(report))
 
 
 def test_what_most_rows_share_is_said_once_and_their_base_is_first(write_run, tmp_path):
     for i, changes in enumerate([{"optimizer__learning_rate": 0.5}, {}, {"batch_size": 64}, {"batch_size": 32}]):
         write_run(f"{i}", [0.5], **changes)
-    report = report_lib.read([tmp_path / "runs"])
+    report = read([tmp_path / "runs"])
     assert report.usual == {"learning_rate": 0.001}
-    text = report_lib.to_markdown(report)
-    assert "Where nothing is said: learning_rate=0.001." in text
+    text = render.to_markdown(report)
+    assert "Empty cells mean: learning_rate=0.001." in text
     assert [line.split(" | ")[:2] for line in text.splitlines()[2:6]] == [
         ["| **128**", "**0.5**"],
         ["| 128", ""],
@@ -125,7 +127,7 @@ def test_what_most_rows_share_is_said_once_and_their_base_is_first(write_run, tm
         ["| 32", ""],
     ]
     write_run("4", [0.5], seed=1, label_smoothing=0.1)
-    report = report_lib.read([tmp_path / "runs"])
+    report = read([tmp_path / "runs"])
     assert [report.label(group) for group in report.groups] == [
         "base",
         "learning_rate=0.5",
@@ -142,16 +144,16 @@ def test_runs_of_any_kind(write_run, tmp_path):
     write_run("stopped", [0.9], finished=False, model="lenet", seed=1)
     write_run("old", [0.7], summary=False, model="lenet", batch_size=64)
     write_run("blind", [], model="vit")
-    report = report_lib.read([tmp_path / "runs" / name for name in ("mlp", "lenet", "stopped", "old", "blind")])
+    report = read([tmp_path / "runs" / name for name in ("mlp", "lenet", "stopped", "old", "blind")])
     assert report.settings == {
         "model.name": "name",
         "batch_size": "batch_size",
         "optimizer.learning_rate": "learning_rate",
     }
     assert [group.runs[0].name for group in report.groups] == ["mlp", "lenet", "old", "blind"]
-    text = report_lib.to_markdown(report)
+    text = render.to_markdown(report)
     assert "left out: stopped (step 10)" in text and "| vit |" in text
-    assert len(report_lib.to_html(report, "all")) > 1000
+    assert len(render.to_html(report, "all")) > 1000
 
 
 def test_the_page_is_whole_and_fetches_nothing(swept, entry):
@@ -170,7 +172,7 @@ def test_the_page_is_whole_and_fetches_nothing(swept, entry):
 
 def test_mistakes_are_one_line(tmp_path, entry):
     with pytest.raises(UserError, match="no run folder in"):
-        report_lib.read([tmp_path])
+        read([tmp_path])
     for arguments in ([tmp_path], [tmp_path, tmp_path]):
         code, _, err = entry("report", *arguments)
         assert code == 2 and err.count("\n") == 1

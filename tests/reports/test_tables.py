@@ -1,4 +1,4 @@
-"""experiments/tables.py: what is printed, and the figure with its numbers."""
+"""experiments/tables.py: printed tables, and the figure with its numbers."""
 
 import csv
 
@@ -104,9 +104,9 @@ def test_sizes_as_printed(entry):
 
 
 def test_a_figure_agrees_to_the_papers_digits():
-    assert sizes.Figure(28.5, "29").agrees is False and sizes.Figure(28.51, "29").agrees
-    assert sizes.Figure(4.549, "4.5").agrees and not sizes.Figure(4.551, "4.5").agrees
-    assert sizes.Figure(110.0, "100").difference == pytest.approx(0.1)
+    assert sizes.Comparison(28.5, "29").agrees is False and sizes.Comparison(28.51, "29").agrees
+    assert sizes.Comparison(4.549, "4.5").agrees and not sizes.Comparison(4.551, "4.5").agrees
+    assert sizes.Comparison(110.0, "100").difference == pytest.approx(0.1)
 
 
 def test_sizes_have_no_figure(entry):

@@ -35,7 +35,7 @@ def test_a_wide_map_has_a_mask_for_each_window():
 
 @pytest.mark.parametrize("size", [(4, 4), (9, 8)])
 def test_nothing_to_draw(size):
-    with pytest.raises(UserError, match="no whole number of windows of 4 that could shift"):
+    with pytest.raises(UserError, match="windows of 4 do not divide"):
         windows_figure(size, 4)
 
 

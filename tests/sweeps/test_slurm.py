@@ -72,7 +72,7 @@ def test_what_slurm_refuses_is_one_line(slurm, process, config_file, tmp_path):
     arguments = ["--config", config_file, "--workdir", tmp_path / "sweep", "--executor", "slurm"]
     runner = process("sweep", *arguments, "--slurm.partition=nowhere")
     _, err = runner.communicate(timeout=60)
-    assert runner.returncode == 2 and "SLURM takes no job: " in err and "partition" in err and err.count("\n") == 1
+    assert runner.returncode == 2 and "SLURM rejected the jobs: " in err and "partition" in err and err.count("\n") == 1
     assert not (tmp_path / "sweep" / "jobs.json").exists()
 
 

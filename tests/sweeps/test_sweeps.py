@@ -11,6 +11,7 @@ from rich.console import Console
 from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.errors import UserError
+from attnjax.formatting import short_names
 from attnjax.sweeps import local, slurm, trials
 from attnjax.sweeps import runner as runner_lib
 
@@ -63,11 +64,11 @@ def test_trials_are_named_by_what_they_change(tmp_path):
     ]
     assert names(file, "[{'data.augment.scale': (0.1, 1.0), 'data.train': 'a[:5%]'}]") == ["scale=0.1-1.0,train=a-5"]
     long = names(file, "[{'data.source': 'x' * 200 + 'a'}, {'data.source': 'x' * 200 + 'b'}]")
-    assert len(set(long)) == 2 and all(len(name) == trials.LONGEST_NAME for name in long)
+    assert len(set(long)) == 2 and all(len(name) == trials.MAX_NAME_LENGTH for name in long)
 
 
 def test_fields_of_one_name_are_told_apart():
-    assert trials.short_names(["model.encoder.depth", "model.text.depth", "seed"]) == {
+    assert short_names(["model.encoder.depth", "model.text.depth", "seed"]) == {
         "model.encoder.depth": "encoder.depth",
         "model.text.depth": "text.depth",
         "seed": "seed",
@@ -98,7 +99,7 @@ def test_other_mistakes_are_one_line(tmp_path, entry, config_file, monkeypatch):
         (["--config", config], "has no function sweep"),
         (["--config", config_file, "--jobs", 0], "--jobs=0"),
         (["--config", config_file, "--config.data.test=", "--evaluate"], "data.test is empty"),
-        (["--config", config_file, "--executor", "slurm"], "there is no squeue here"),
+        (["--config", config_file, "--executor", "slurm"], "squeue not found"),
     ):
         code, _, err = entry("sweep", "--workdir", tmp_path / "sweep", *arguments)
         assert code == 2 and message in err and err.count("\n") == 1
@@ -109,7 +110,7 @@ def test_another_sweep_in_the_folder_is_refused_and_more_trials_are_not(tmp_path
     plan(write(file, "sweeps.seeds(2)"), folder).save()
     plan(write(file, "sweeps.seeds(3)"), folder).save()
     assert list(json.loads((folder / trials.FILE).read_text())["trials"]) == ["seed=0", "seed=1", "seed=2"]
-    with pytest.raises(UserError, match="sweep of another overrides"):
+    with pytest.raises(UserError, match="sweep with different overrides"):
         plan(file, folder, given=[("steps", "5")]).save()
 
 
@@ -156,7 +157,7 @@ def test_slurm_may_be_silent_for_a_while_once_it_has_answered(tmp_path, monkeypa
     monkeypatch.setattr(slurm, "_queue", dict)
     assert not later(10)
     monkeypatch.setattr(slurm, "_queue", silent)
-    assert not later(10) and not later(slurm.MOST_SILENCE - 20)
+    assert not later(10) and not later(slurm.MAX_SILENCE - 20)
     with pytest.raises(UserError, match="does not answer"):
         later(20)
 
@@ -214,7 +215,7 @@ def test_a_stop_saves_what_is_running(number, code, process, config_file, tmp_pa
     assert "is in use by process" in second.communicate(timeout=60)[1] and second.returncode == 2
     runner.send_signal(number)
     out, err = runner.communicate(timeout=60)
-    assert runner.returncode == code and "the same command goes on" in out, out + err
+    assert runner.returncode == code and "run the same command again to resume" in out, out + err
     assert not watch.children(folder)
     logs = [path.read_text() for path in (folder / "logs").glob("*.log")]
     assert len(logs) == 2 and all("which is saved" in text for text in logs)
