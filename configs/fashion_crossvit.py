@@ -8,13 +8,11 @@ A stage is one block on 49 patches, two on 16, and the exchange. All but the mod
 accuracy 0.9218 (seed 0; validation 0.9200) after 28 minutes of one CPU core.
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import models
+from configs import fashion_vit
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).with_name("fashion_vit.py")))
+    config = fashion_vit.get_config()
     config.model = models.fields("crossvit", "mini-28", position_std=0.5, drop_path=0.1)
     return config

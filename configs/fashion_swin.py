@@ -9,14 +9,12 @@ after 60 minutes of one CPU core. All but the model and its learning rate is as 
 or without positions: --config.model.shift=false, --config.model.position=none.
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import models
+from configs import fashion_vit
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).with_name("fashion_vit.py")))
+    config = fashion_vit.get_config()
     config.model = models.fields("swin", "28", drop_path=0.1)
     config.optimizer.learning_rate = 2e-3
     return config

@@ -14,14 +14,12 @@ The paper's figures, top-1 accuracy of Swin-T on ImageNet after 300 epochs:
                absolute and relative       81.3
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
+from configs import fashion_swin
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).parent.parent / "fashion_swin.py"))
+    config = fashion_swin.get_config()
     config.data.train = "train[:20000]"
     config.epochs = 10.0
     config.optimizer.warmup_steps = 100

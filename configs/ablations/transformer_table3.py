@@ -18,14 +18,12 @@ The base is width 128, MLP 256, 2 and 2 blocks, 4 heads with keys and values of 
     (E) learned positions               4.92 25.7
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
+from configs import numwords_transformer
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).parent.parent / "numwords_transformer.py"))
+    config = numwords_transformer.get_config()
     config.data.train = "train[:400]"
     config.steps, config.eval_every = 600, 100
     config.optimizer.warmup_steps = 100

@@ -9,15 +9,13 @@ The paper's figures, 5-shot accuracy of ViT-B/16 on ImageNet: none 0.61382, lear
 relative 0.64032. Its relative positions are of another kind: see `attnjax.models.vit.GridAttention`.
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.models.vit import POSITIONS
+from configs import digits_vit
 
 
 def get_config():
-    return config_lib.load(str(Path(__file__).parent.parent / "digits_vit.py"))
+    return digits_vit.get_config()
 
 
 def sweep():
