@@ -23,6 +23,7 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 survive: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m thorough -s

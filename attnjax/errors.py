@@ -1,7 +1,9 @@
 """The exceptions that the user is to see: shown as a single line, with an exit code."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -26,3 +28,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(known)}"
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a module that only one of the package's extras installs; UserError naming the extra if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UserError(f"{module} is not installed: pip install 'attnjax[{extra}]'") from None
