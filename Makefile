@@ -1,4 +1,4 @@
-# The plain commands behind each target are in README.md.
+# CONTRIBUTING.md lists the plain commands behind each target.
 PYTHON ?= python3
 RUN ?= runs/demo
 
