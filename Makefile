@@ -1,4 +1,4 @@
-# The plain commands behind each target are in README.md.
+# CONTRIBUTING.md lists the plain commands behind each target.
 PYTHON ?= python3
 RUN ?= runs/demo
 
@@ -23,6 +23,7 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 survive: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m thorough -s

@@ -1,7 +1,9 @@
 """Exceptions meant for the user: shown as one line, with an exit code, instead of a traceback."""
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -33,3 +35,11 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise UserError(f"unknown {what} '{value}', {nearest(str(value), known)}")
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """Imports a module that only one of the package's extras installs; UserError naming the extra if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UserError(f"{module} is not installed: pip install 'attnjax[{extra}]'") from None

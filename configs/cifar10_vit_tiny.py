@@ -1,18 +1,18 @@
 """The tiny ViT on CIFAR-10 of github.com/anzksdk/vision-transformer-from-scratch: 119,098 parameters.
 
-Its published weights (experiments/vit-with-10-epochs/model_final.pt there, MIT; despite the name they are of 2 epochs)
-reach 0.4703 on the 10,000 test images. With the images in folders TEST_OR_TRAIN/CLASS/NAME.png or a zip of them, as in
-github.com/cyizhuo/CIFAR-10-dataset, and torch installed to open the file:
+Its published weights (MIT licence) are experiments/vit-with-10-epochs/model_final.pt in that repository; despite the
+name they were trained for 2 epochs. They reach 0.4703 on the 10,000 test images. The images are read from a folder or
+zip of TEST_OR_TRAIN/CLASS/NAME.png, as in github.com/cyizhuo/CIFAR-10-dataset. Opening the weights needs torch:
 
-    python experiments/convert.py model_final.pt --config configs/cifar10_vit_tiny.py --workdir runs/cifar10_vit_tiny \
+    python experiments/convert.py model_final.pt --config configs/cifar10_vit_tiny.py --workdir runs/cifar10_vit_tiny \\
         --classes airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck
     python experiments/evaluate.py --workdir runs/cifar10_vit_tiny --config.data.source=folder:cifar10-test.zip
 
 Expected: test accuracy 0.4703, exactly.
 
-To train it: `python experiments/train.py --config configs/cifar10_vit_tiny.py --workdir DIR`. That repository's recipe
-at 100 epochs is reported at 0.755. Unlike it, our weights start as the ViT paper's, and norms, biases, the class token
-and positions do not decay.
+To train it: `python experiments/train.py --config configs/cifar10_vit_tiny.py --workdir DIR`. The repository reports
+0.755 for its recipe at 100 epochs. Two things differ here: weights are initialised as in the ViT paper, and norms,
+biases, the class token and position embeddings have no weight decay.
 """
 
 from attnjax import config as config_lib

@@ -17,7 +17,7 @@ def get_config():
     config.data.train, config.data.validation = "train[:90%]", "train[90%:]"
     config.data.image_size, config.data.channels = (32, 32), 1
     config.data.augment.crop, config.data.augment.pad = "pad", 3
-    config.best_metric = "loss"  # the accuracy on 144 images is too coarse to choose by
+    config.best_metric = "loss"  # accuracy on 144 images is too coarse to select a checkpoint
     config.epochs = 60.0
     config.batch_size = 64
     config.eval_every = 200

@@ -18,7 +18,7 @@ def get_config():
     config.data.image_size, config.data.channels = (8, 8), 1
     config.data.augment.crop, config.data.augment.pad = "pad", 1
     config.data.augment.mixup = 0.8
-    config.best_metric = "loss"  # the accuracy on 144 images is too coarse to choose by
+    config.best_metric = "loss"  # accuracy on 144 images is too coarse to select a checkpoint
     config.epochs = 100.0
     config.batch_size = 64
     config.eval_every = 400

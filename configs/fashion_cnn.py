@@ -3,9 +3,9 @@
     python experiments/train.py --config configs/fashion_cnn.py --workdir runs/fashion_cnn
     python experiments/evaluate.py --workdir runs/fashion_cnn
 
-Data: a folder with the four IDX files; Debian's package dataset-fashion-mnist puts them where `source` says.
+Data: a folder with the four IDX files; Debian's package dataset-fashion-mnist installs them in the default `source`.
 Expected: at least 0.92 accuracy on the 10,000 test images. Published for two convolutions and under 100k parameters:
-0.925 (zalandoresearch/fashion-mnist README, a submission nobody verified).
+0.925 (zalandoresearch/fashion-mnist README, an unverified submission).
 """
 
 from attnjax import config as config_lib

@@ -3,9 +3,9 @@
     python experiments/train.py --config configs/fashion_mlp.py --workdir runs/fashion_mlp
     python experiments/evaluate.py --workdir runs/fashion_mlp
 
-Data: a folder with the four IDX files; Debian's package dataset-fashion-mnist puts them where `source` says.
+Data: a folder with the four IDX files; Debian's package dataset-fashion-mnist installs them in the default `source`.
 Expected: at least 0.895 accuracy on the 10,000 test images. Published for this shape: 0.900
-(zalandoresearch/fashion-mnist README, a submission nobody verified).
+(zalandoresearch/fashion-mnist README, an unverified submission).
 """
 
 from attnjax import config as config_lib

@@ -1,13 +1,13 @@
-"""Captions for Flickr8k's images at 64x64 pixels: a ViT's patches, read by a Transformer's decoder, from scratch.
+"""Captions for Flickr8k's images at 64x64 pixels: a ViT and a Transformer decoder, both trained from scratch.
 
     python experiments/train.py --config configs/flickr8k_captioner.py --workdir runs/captioner
     python experiments/evaluate.py --workdir runs/captioner
     python experiments/evaluate.py --workdir runs/captioner --config.data.shuffle_images=true    # the control
     python experiments/caption.py --workdir runs/captioner photo.jpg --attention attention.png
 
-Data: the set's own files in a folder; `source` says which. Another image encoder: `flickr8k_captioner.py:encoder=swin`
-or `resnet`. One that has learnt before: --config.encoder_from=RUN_OR_WEIGHTS; to keep it as it is, also
---config.optimizer.freeze="('encoder',)".
+Data: the data set's own files, in the folder that `source` names. Another image encoder:
+`flickr8k_captioner.py:encoder=swin` or `resnet`. A pretrained encoder: --config.encoder_from=RUN_OR_WEIGHTS, and to
+freeze it --config.optimizer.freeze="('encoder',)".
 """
 
 from attnjax import config as config_lib
@@ -47,7 +47,7 @@ def get_config(encoder="vit", gated=False):
     config.data.batching.shapes = 4
     config.epochs = 6.0
     config.label_smoothing = 0.1
-    config.decoding.beam_size, config.decoding.early_stopping = 3, True  # as it was measured
+    config.decoding.beam_size, config.decoding.early_stopping = 3, True  # as measured
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 300
     config.optimizer.weight_decay = 0.05

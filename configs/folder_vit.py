@@ -1,10 +1,10 @@
-"""A ViT on your own images: a folder or zip of SPLIT/CLASS/FILE, splits train and test.
+"""A ViT on your own images: a folder or zip of SPLIT/CLASS/FILE, with the splits train and test.
 
     python experiments/train.py --config configs/folder_vit.py --workdir runs/mine --config.data.source=folder:PATH
 
-For images in CLASS/FILE without splits:
+For images in CLASS/FILE, without splits, add:
     --config.data.train="all[:80%]" --config.data.validation="all[80%:90%]" --config.data.test="all[90%:]"
-Other sizes: configs/folder_vit.py:size=S/16,image_size=224. DeiT's (Touvron et al. 2020) augmentation.
+Other sizes: configs/folder_vit.py:size=S/16,image_size=224. The augmentation is DeiT's (Touvron et al. 2020).
 """
 
 from attnjax import config as config_lib

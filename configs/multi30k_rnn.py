@@ -5,7 +5,7 @@
 
 `:width=512,embedding=256` is the published size (bentrevett/pytorch-seq2seq: 20.5M parameters with its word
 vocabularies, 28.22 BLEU by greedy search); the default is smaller, for CPUs. Data as in multi30k_transformer_tiny.py.
-On test_2016_flickr: 39.89 sacreBLEU lower-case (seed 0, 11,127,920 parameters), after half an hour on one CPU core.
+On test_2016_flickr: 39.89 lower-case sacreBLEU (seed 0, 11,127,920 parameters), after half an hour on one CPU core.
 """
 
 from attnjax import config as config_lib
@@ -29,7 +29,7 @@ def get_config(width=256, embedding=256):
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
-    config.decoding.beam_size, config.decoding.early_stopping = 5, True  # as it was measured
+    config.decoding.beam_size, config.decoding.early_stopping = 5, True  # as measured
     config.decoding.length_penalty, config.decoding.alpha = "average", 1.0
     config.bleu.lowercase = config.bleu.moses = True
     return config

@@ -1,11 +1,11 @@
-"""A small Transformer that translates numbers spelled out in English to German, whose tens and units swap.
+"""A small Transformer that translates spelled-out numbers from English to German, which swaps tens and units.
 
     python experiments/train.py --config configs/numwords_transformer.py --workdir runs/numwords
     python experiments/evaluate.py --workdir runs/numwords
     echo "four thousand, two hundred and seventeen" | python experiments/translate.py --workdir runs/numwords
 
-The data is our own TFDS set: it needs no network, and no number of the test split is in the training split. Of the
-test's 1,000 numbers all come out exactly right (seed 0), after two and a half minutes on one CPU core.
+The data is our own TFDS data set: it needs no network, and no number of the test split is in the training split.
+Expected: all 1,000 test numbers exactly right (seed 0), after two and a half minutes on one CPU core.
 """
 
 from attnjax import config as config_lib

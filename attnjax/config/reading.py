@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import sys
 import traceback
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -76,10 +77,20 @@ def _function(path, name):
     if spec is None:
         raise UserError(f"config '{path}' is not a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    root = _import_root(Path(path))
+    sys.path.insert(0, root)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(root)
     if not hasattr(module, name):
         raise UserError(f"config '{path}' has no function {name}")
     return getattr(module, name)
+
+
+def _import_root(path):
+    """Returns the folder from which a config imports its neighbours: `from configs import fashion_vit`."""
+    return str(next(folder for folder in path.resolve().parents if not (folder / "__init__.py").exists()))
 
 
 def parse(text: str, like: Any, where: str) -> Any:

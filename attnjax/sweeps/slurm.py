@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from attnjax.errors import UserError
+from attnjax.errors import UserError, import_extra
 from attnjax.files import write_atomically
 from attnjax.sweeps.attempt import Attempt
 from attnjax.sweeps.trials import Sweep, Trial
@@ -127,7 +127,7 @@ class Slurm:
     def _submit(self, trials):
         if not trials:
             return
-        import submitit
+        submitit = import_extra("submitit", "slurm")
 
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())

@@ -1,9 +1,9 @@
-"""Table 4 of Liu et al. (2021), scaled down: what do shifted windows and relative positions bring a Swin?
+"""Table 4 of Liu et al. (2021), scaled down: how much do shifted windows and relative positions help a Swin?
 
     python experiments/sweep.py --config configs/ablations/swin_table4.py --workdir runs/table4 --jobs 2 --evaluate
 
-configs/fashion_swin.py on 20,000 images for ten epochs, 3,130 steps, in three seeds. A trial takes about four minutes
-of one CPU core; all 15 of them half an hour of two. The base has the shift and relative positions.
+configs/fashion_swin.py on 20,000 images for ten epochs, 3,130 steps, with three seeds. A trial takes about four minutes
+on one CPU core; all 15 take half an hour on two. The base has the shift and relative positions.
 
 The paper's figures, top-1 accuracy of Swin-T on ImageNet after 300 epochs:
 
@@ -14,14 +14,12 @@ The paper's figures, top-1 accuracy of Swin-T on ImageNet after 300 epochs:
                absolute and relative       81.3
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
+from configs import fashion_swin
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).parent.parent / "fashion_swin.py"))
+    config = fashion_swin.get_config()
     config.data.train = "train[:20000]"
     config.epochs = 10.0
     config.optimizer.warmup_steps = 100

@@ -1,12 +1,13 @@
-"""Table 3 of Vaswani et al. (2017), scaled down: what of the base Transformer matters, one thing at a time?
+"""Table 3 of Vaswani et al. (2017), scaled down: which parts of the base Transformer matter, one change at a time?
 
     python experiments/sweep.py --config configs/ablations/transformer_table3.py --workdir runs/t3 --jobs 2 --evaluate
 
-configs/numwords_transformer.py on 400 of its 20,000 numbers for 600 steps, so that a model can overfit: 15 rows, three
-seeds each. A trial takes a minute of one CPU core; all of them half an hour of two.
+configs/numwords_transformer.py on 400 of its 20,000 numbers for 600 steps, so that a model can overfit: 15 rows with
+three seeds each. A trial takes a minute on one CPU core; all of them take half an hour on two.
 
-The base is width 128, MLP 256, 2 and 2 blocks, 4 heads with keys and values of 32. The paper's is 512, 2048, 6 and 6,
-8 and 64. The paper's figures, perplexity and BLEU on newstest2013, English to German, for 4.92 and 25.8 of its base:
+The base has width 128, MLP 256, 2 and 2 blocks, and 4 heads with keys and values of 32. The paper's has 512, 2048,
+6 and 6, 8 and 64. The paper's figures are perplexity and BLEU on newstest2013, English to German; its base has 4.92
+and 25.8:
 
     (A) heads           1: 5.29 24.9    4: 5.00 25.5    16: 4.91 25.8    32: 5.01 25.4
     (B) size of keys    16: 5.16 25.1   32: 5.01 25.4
@@ -18,14 +19,12 @@ The base is width 128, MLP 256, 2 and 2 blocks, 4 heads with keys and values of 
     (E) learned positions               4.92 25.7
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
+from configs import numwords_transformer
 
 
 def get_config():
-    config = config_lib.load(str(Path(__file__).parent.parent / "numwords_transformer.py"))
+    config = numwords_transformer.get_config()
     config.data.train = "train[:400]"
     config.steps, config.eval_every = 600, 100
     config.optimizer.warmup_steps = 100

@@ -2,22 +2,20 @@
 
     python experiments/sweep.py --config configs/ablations/vit_table8.py --workdir runs/table8 --jobs 2 --evaluate
 
-configs/digits_vit.py with each kind of position of `attnjax.models.vit.POSITIONS`, on 4x4 patches, in three seeds. A
-trial takes about 45 seconds of one CPU core; all 12 of them 5 minutes of two.
+configs/digits_vit.py with each kind of position in `attnjax.models.vit.POSITIONS`, on 4x4 patches, with three seeds.
+A trial takes about 45 seconds on one CPU core; all 12 take 5 minutes on two.
 
 The paper's figures, 5-shot accuracy of ViT-B/16 on ImageNet: none 0.61382, learned (1-D) 0.64206, learned_2d 0.64001,
-relative 0.64032. Its relative positions are of another kind: see `attnjax.models.vit.POSITIONS`.
+relative 0.64032. The paper's relative positions differ from ours: see `attnjax.models.vit.POSITIONS`.
 """
 
-from pathlib import Path
-
-from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.models.vit import POSITIONS
+from configs import digits_vit
 
 
 def get_config():
-    return config_lib.load(str(Path(__file__).parent.parent / "digits_vit.py"))
+    return digits_vit.get_config()
 
 
 def sweep():

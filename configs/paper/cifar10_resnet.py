@@ -3,9 +3,10 @@
     python experiments/prepare.py cifar10
     python experiments/train.py --config configs/paper/cifar10_resnet.py:size=cifar20 --workdir runs/cifar10_resnet20
 
-Published test accuracy: 20 layers 0.9125, 32 0.9249, 44 0.9283, 56 0.9303, 110 0.9357. Not run here. FLOPs, by the
-model's multiply-adds: 2.0e15, 3.4e15, 4.8e15, 6.2e15, 1.2e16. With 110 layers the first 400 steps warm up, linearly;
-the paper takes a rate of 0.01 until the training error is below 80%.
+Published test accuracy: 20 layers 0.9125, 32 0.9249, 44 0.9283, 56 0.9303, 110 0.9357. Not run here.
+Cost in FLOPs, from the model's multiply-adds: 2.0e15, 3.4e15, 4.8e15, 6.2e15, 1.2e16.
+With 110 layers, the first 400 steps are a linear warm-up; the paper uses a rate of 0.01 until the training error is
+below 80%.
 """
 
 from attnjax import config as config_lib

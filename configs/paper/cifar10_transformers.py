@@ -5,14 +5,16 @@
     python experiments/train.py --config configs/paper/cifar10_transformers.py:model=swin --workdir runs/cifar10_swin
 
 swin: three stages of 2, 6 and 4 blocks, width 96, windows of 4x4, patches of 2x2, absolute and relative positions.
-vit: 9 blocks of width 192, 12 heads, patches of 4x4; there without biases of queries, keys and values: 2,692,426.
+vit: 9 blocks of width 192, 12 heads, patches of 4x4. The original has no biases in queries, keys and values:
+2,692,426 parameters.
 
-From there: AdamW at 1e-3 with decay 0.05, 10 of 100 epochs of warm-up, batches of 128 in which an image comes three
-times (an epoch is three passes), crop, flip, erasing, mixup or cutmix of half of the images, label smoothing 0.1,
-stochastic depth 0.1. Unlike there: RandAugment in place of CIFAR's AutoAugment, which we lack; decay of kernels only;
-1,000 images held out, of which the best checkpoint is chosen, in place of the test images.
+Taken from there: AdamW at 1e-3 with weight decay 0.05, 100 epochs of which 10 are warm-up, batches of 128 in which
+every image occurs three times (an epoch is three passes), crop, flip, erasing, mixup or CutMix for half of the images,
+label smoothing 0.1, stochastic depth 0.1. Different from there: RandAugment instead of CIFAR's AutoAugment, which we
+lack; weight decay on kernels only; the best checkpoint is selected on 1,000 held-out images instead of the test images.
 
-Published test accuracy: Swin 0.9446, ViT 0.9358. Not run here. FLOPs, by the model's multiply-adds: 2.1e16, 1.7e16.
+Published test accuracy: Swin 0.9446, ViT 0.9358. Not run here.
+Cost in FLOPs, from the model's multiply-adds: 2.1e16, 1.7e16.
 """
 
 from attnjax import config as config_lib

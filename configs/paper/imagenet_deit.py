@@ -3,9 +3,10 @@
     python experiments/prepare.py imagenet2012
     python experiments/train.py --config configs/paper/imagenet_deit.py:size=S/16 --workdir runs/deit_s
 
-Published top-1: Ti 0.722, S 0.799, B 0.818. The paper's cost: 2 to 3 days of 4 to 8 GPUs; FLOPs, by the model's
-multiply-adds: 2.9e18, 1.1e19, 4.1e19. Not run here. Unlike there: warm-up from 0 in place of 1e-6, decay of kernels
-only, 1% of the training images held out to choose the checkpoint.
+Published top-1: Ti 0.722, S 0.799, B 0.818. Not run here. The paper's cost is 2 to 3 days on 4 to 8 GPUs.
+Cost of Ti, S and B in FLOPs, from the model's multiply-adds: 2.9e18, 1.1e19, 4.1e19.
+Different from the paper: warm-up from 0 instead of 1e-6, weight decay on kernels only, and 1% of the training images
+held out to select the checkpoint.
 """
 
 from attnjax import config as config_lib
@@ -29,7 +30,7 @@ def get_config(size="S/16"):
     config.label_smoothing = 0.1
     config.ema_decay = 0.99996
     config.batch_size = 1024
-    config.steps = 300 * IMAGES // config.batch_size  # an epoch of the paper's is as many images, copies included
+    config.steps = 300 * IMAGES // config.batch_size  # the paper counts copies of an image towards an epoch
     config.eval_every = 5 * IMAGES // config.batch_size
     config.optimizer.learning_rate = 5e-4 * config.batch_size / 512
     config.optimizer.end_learning_rate = 1e-5

@@ -1,11 +1,12 @@
-"""ResNet on ImageNet-1k (He et al. 2015, section 3.4), 50 layers or 18, 34, 101, 152.
+"""ResNet on ImageNet-1k (He et al. 2015, section 3.4): 50 layers, or 18, 34, 101, 152.
 
     python experiments/prepare.py imagenet2012
     python experiments/train.py --config configs/paper/imagenet_resnet.py:size=50 --workdir runs/resnet50
 
-Published top-1 of one crop, torchvision's first weights of this recipe: 18 layers 0.698, 34 0.733, 50 0.762, 101 0.774,
-152 0.783. Cost, FLOPs by the model's multiply-adds: 1.2e18, 2.5e18, 2.8e18, 5.3e18, 7.9e18. Not run here. Unlike
-torchvision, norms and biases do not decay, and 1% of the training images are held out to choose the checkpoint.
+Published single-crop top-1, torchvision's first weights of this recipe: 18 layers 0.698, 34 0.733, 50 0.762, 101 0.774,
+152 0.783. Not run here. Cost in FLOPs, from the model's multiply-adds: 1.2e18, 2.5e18, 2.8e18, 5.3e18, 7.9e18.
+Different from torchvision: norms and biases have no weight decay, and 1% of the training images are held out to select
+the checkpoint.
 """
 
 from attnjax import config as config_lib

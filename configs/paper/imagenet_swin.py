@@ -3,9 +3,10 @@
     python experiments/prepare.py imagenet2012
     python experiments/train.py --config configs/paper/imagenet_swin.py:size=T --workdir runs/swin_t
 
-Published top-1, table 1: T 0.813, S 0.830, B 0.835. Cost, FLOPs by the model's multiply-adds: 1.0e19, 2.0e19, 3.5e19.
-Not run here. Unlike there: warm-up from 0 in place of 5e-7, 1% of the training images held out to choose the
-checkpoint. The norm of the gradient is clipped at 5, as in the authors' released configs; the paper says 1.
+Published top-1, table 1: T 0.813, S 0.830, B 0.835. Not run here.
+Cost in FLOPs, from the model's multiply-adds: 1.0e19, 2.0e19, 3.5e19.
+Different from the paper: warm-up from 0 instead of 5e-7, and 1% of the training images held out to select the
+checkpoint. The gradient norm is clipped at 5, as in the authors' released configs; the paper says 1.
 """
 
 from attnjax import config as config_lib

@@ -3,9 +3,9 @@
     python experiments/train.py --config configs/paper/imagenet_swin_finetune.py:size=B-384 --workdir runs/swin_b_384 \\
         --config.init_from=swin_base_patch4_window12_384_22k.pth    # Microsoft's, or a run
 
-Sizes B-384 and L-384; T, S and B at 224 pixels by size=T,image_size=224. Published top-1, from ImageNet-22k: B at 224
-0.852, B-384 0.864, L-384 0.873; S 0.832 and T 0.809 by the authors' README. Cost of B-384 and L-384, FLOPs by the
-model's multiply-adds: 1.1e19, 2.4e19. Not run here.
+Sizes B-384 and L-384; for T, S and B at 224 pixels: size=T,image_size=224. Published top-1, from ImageNet-22k: B at 224
+pixels 0.852, B-384 0.864, L-384 0.873; the authors' README has S 0.832 and T 0.809. Not run here.
+Cost of B-384 and L-384 in FLOPs, from the model's multiply-adds: 1.1e19, 2.4e19.
 """
 
 from attnjax import config as config_lib

@@ -6,16 +6,18 @@
     python experiments/convert.py B_16.npz --workdir runs/b16 \\
         --config configs/paper/imagenet_vit.py:size=B/16,image_size=384
 
-ImageNet-21k is read from a folder or zip of train/CLASS/FILE; of the images 51,200 or so are held out. Then
-`imagenet_vit_finetune.py`. Published, after that at 384 pixels: from ImageNet-1k B/16 0.7791, B/32 0.7338, L/16 0.7653;
-from ImageNet-21k B/16 0.8397, L/16 0.8515. Cost of B/16 and L/16, FLOPs by the model's multiply-adds: on ImageNet-1k
-4.0e19, 1.4e20, on ImageNet-21k 1.3e20, 4.7e20. Not run here. The last command opens published weights.
+The last command opens published weights. ImageNet-21k is read from a folder or zip of train/CLASS/FILE; 51,200 of its
+images are held out. After training, continue with `imagenet_vit_finetune.py`.
+
+Published, after fine-tuning at 384 pixels: from ImageNet-1k B/16 0.7791, B/32 0.7338, L/16 0.7653; from ImageNet-21k
+B/16 0.8397, L/16 0.8515. Not run here. Cost of B/16 and L/16 in FLOPs, from the model's multiply-adds: on ImageNet-1k
+4.0e19, 1.4e20, on ImageNet-21k 1.3e20, 4.7e20.
 """
 
 from attnjax import config as config_lib
 from attnjax import models
 
-# epochs, peak of the learning rate, its schedule, weight decay
+# data -> (epochs, peak learning rate, schedule, weight decay)
 RECIPES = {"imagenet2012": (300.0, 3e-3, "cosine", 0.3), "imagenet21k": (90.0, 1e-3, "linear", 0.03)}
 
 

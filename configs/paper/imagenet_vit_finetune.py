@@ -3,9 +3,9 @@
     python experiments/train.py --config configs/paper/imagenet_vit_finetune.py:size=B/16 --workdir runs/b16_384 \\
         --config.init_from=runs/b16_21k    # a run of imagenet_vit.py, or Google's B_16.npz
 
-Published: from ImageNet-21k B/16 0.8397, B/32 0.8128, L/16 0.8515; by Google's README, with their weights and no
-dropout, 0.8453, 0.8166 and 0.8447. Cost of these three, FLOPs by the model's multiply-adds: 3.4e18, 8.0e17, 1.2e19.
-Not run here. The paper tries the rates 0.003, 0.01, 0.03 and 0.06: `sweep()` does.
+Published: from ImageNet-21k B/16 0.8397, B/32 0.8128, L/16 0.8515; Google's README has 0.8453, 0.8166 and 0.8447 with
+its weights and no dropout. Not run here. Cost of these three in FLOPs, from the model's multiply-adds:
+3.4e18, 8.0e17, 1.2e19. The paper tries the learning rates 0.003, 0.01, 0.03 and 0.06, as `sweep()` does.
 """
 
 from attnjax import config as config_lib

@@ -1,13 +1,14 @@
-"""A small Transformer on IWSLT14 German to English, by fairseq's recipe (examples/translation/README.md there).
+"""A small Transformer on IWSLT14 German to English, with fairseq's recipe (its examples/translation/README.md).
 
     bash prepare-iwslt14.sh    # fairseq's; its folder iwslt14.tokenized.de-en/tmp has train, valid and test in words
     python experiments/train.py --config configs/paper/iwslt14_transformer.py --workdir runs/iwslt14 \\
         --config.data.source=text:iwslt14.tokenized.de-en/tmp
     python experiments/evaluate.py --workdir runs/iwslt14 --checkpoint average
 
-Published, of tokenised lower-case text: BLEU 35.07 after 100 epochs (Deep-Spark/DeepSparkHub), 35.64 +- 0.23 over seeds
-(Transformer-Clinic). Cost: about 8e16 FLOPs, at 25 subwords a sentence. Not run here. Unlike there: subwords are learnt
-by sentencepiece, of 8,000 a language (fairseq: 8,848 and 6,632, from 10,000 joint merges).
+Published, on tokenised lower-case text: BLEU 35.07 after 100 epochs (Deep-Spark/DeepSparkHub), 35.64 +- 0.23 over seeds
+(Transformer-Clinic). Not run here. Cost: about 8e16 FLOPs, at 25 subwords per sentence.
+Different from fairseq: subwords are learnt by sentencepiece, 8,000 per language (fairseq has 8,848 and 6,632, from
+10,000 joint merges).
 """
 
 from attnjax import config as config_lib

@@ -5,18 +5,18 @@
         --config configs/paper/wmt14_transformer.py:size=base,languages=en-de
     python experiments/evaluate.py --workdir runs/wmt14 --checkpoint average
 
-Published, newstest2014, tokenised BLEU: base 27.3 (en-de) and 38.1 (en-fr), big 28.4 and 41.8. The paper's cost: 12
-hours of 8 P100 (base, 100,000 steps, 3.3e18 FLOPs), 3.5 days (big, 300,000 steps, 2.3e19). Not run here.
+Published, newstest2014, tokenised BLEU: base 27.3 (en-de) and 38.1 (en-fr), big 28.4 and 41.8. Not run here. The
+paper's cost is 12 hours on 8 P100 (base, 100,000 steps, 3.3e18 FLOPs) and 3.5 days (big, 300,000 steps, 2.3e19).
 
-Unlike there: subwords by sentencepiece's BPE of the same sizes; the average is of the last 5 (base) or 20 (big)
-checkpoints at as many steps apart as the paper took in ten minutes. sacreBLEU is lower than the paper's tokenised BLEU
-with split compounds: 28.6 for the big model at fairseq's 29.3.
+Different from the paper: subwords come from sentencepiece's BPE, with vocabularies of the same sizes. The averaged
+checkpoints are the last 5 (base) or 20 (big), as many steps apart as the paper took in ten minutes. sacreBLEU is lower
+than the paper's tokenised BLEU with split compounds: 28.6 for the big model where fairseq reports 29.3.
 """
 
 from attnjax import config as config_lib
 from attnjax import models
 
-# steps, checkpoints in the average, steps between them
+# size -> (steps, checkpoints to average, steps between them)
 SCHEDULE = {"base": (100_000, 5, 1_400), "big": (300_000, 20, 600)}
 
 

@@ -1,6 +1,7 @@
 """Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
@@ -36,7 +37,7 @@ ARGUMENTS = {
     "reverse.py": [f":model={name}" for name in ("rnn", "lstm", "lstm_attention", "transformer")],
     "paper/cifar10_transformers.py": [":model=swin", ":model=vit"],
 }
-NAMES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/*.py"))]
+NAMES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.glob("**/[!_]*.py"))]
 SPECS = [name + argument for name in NAMES for argument in ARGUMENTS.get(name, [""])]
 
 
@@ -138,6 +139,26 @@ def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
+def test_config_imports_its_base_from_any_directory(tmp_path, monkeypatch):
+    package = tmp_path / "mine"
+    (package / "ablations").mkdir(parents=True)
+    for folder in (package, package / "ablations"):
+        (folder / "__init__.py").touch()
+    (package / "base.py").write_text(
+        "from attnjax import config, models\n"
+        "def get_config():\n"
+        "    c = config.classification()\n"
+        "    c.model = models.fields('lenet')\n"
+        "    return c\n"
+    )
+    variant = package / "ablations" / "variant.py"
+    variant.write_text("from mine import base\ndef get_config():\n    return base.get_config()\n")
+    monkeypatch.chdir("/")
+    before = list(sys.path)
+    assert config_lib.load(str(variant)).model.name == "lenet"
+    assert sys.path == before
+
+
 TRACED += [
     f"paper/wmt14_transformer.py:size={size},languages={pair}"
     for size in ("base", "big")
@@ -190,7 +211,7 @@ def test_costs_in_docstrings(name, images, classes, arguments):
     assert ", ".join(costs) in path.read_text()
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablations").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_every_row_of_an_ablation_fits_together(path, tmp_path):
     """All of them on the base's data, which no row changes."""
     assert "--config configs/ablations/" + path.name in path.read_text()

@@ -5,6 +5,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from attnjax.errors import import_extra
+
 LARGEST = 999_999
 ALWAYS_TRAINED = 100  # the numbers below, of which the others are made
 SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
@@ -43,7 +45,7 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(numbers) for split, numbers in split_numbers().items()}
 
     def _generate_examples(self, numbers):
-        from num2words import num2words
+        num2words = import_extra("num2words", "translation").num2words
 
         for number in numbers.tolist():
             yield number, {language: num2words(number, lang=language) for language in self._languages()}

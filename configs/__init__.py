@@ -1,0 +1,1 @@
+"""One experiment per file: what it reproduces, the commands, and the expected result. `paper/` and `ablations/` too."""

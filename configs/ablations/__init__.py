@@ -1,0 +1,1 @@
+"""The papers' ablations as sweeps, scaled down to two CPU cores."""
