@@ -235,7 +235,9 @@ def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: s
     info = (builder := open_prepared(dataset, data_dir)).info
     check_split(split, info.splits, f"tfds:{dataset}")
     if not isinstance(info.features, tfds.features.Translation):
-        raise UserError(f"tfds:{dataset} is no translation set: its features are {type(info.features).__name__}")
+        raise UserError(
+            f"tfds:{dataset} is not a translation data set: its features are {type(info.features).__name__}"
+        )
     for language in languages:
         if language not in info.features:
             raise UserError(f"tfds:{dataset} has no language '{language}': {nearest(language, info.features)}")

@@ -72,7 +72,7 @@ def test_sentences_beyond_sentencepieces_limit_are_learnt_from():
         ({"coverage": 0.5}, "coverage is 0.5"),
     ],
 )
-def test_what_cannot_be_learnt(capfd, options, message):
+def test_vocabularies_that_cannot_be_learnt(capfd, options, message):
     with pytest.raises(UserError, match=message):
         vocabulary(**options)
     assert capfd.readouterr().err == ""
@@ -113,7 +113,7 @@ def test_sampling_is_the_same_in_every_process(tmp_path):
     folder = tmp_path / "vocabulary"
     save_vocabulary(vocabulary(), folder)
     script = (
-        "import sys, pathlib; from attnjax.data import text; "
+        "import sys, pathlib; from attnjax.data.text import vocabulary as text; "
         "model = text.load_vocabulary(pathlib.Path(sys.argv[1])).source; "
         "print(text.encode(model, sys.argv[2:], text.Sampling(0.3), (1, 2)))"
     )
