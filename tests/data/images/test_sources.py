@@ -152,7 +152,7 @@ def test_empty_class_folder(tmp_path, write_images, zipped, sizes, split, empty)
     folder = write_images(tmp_path / "data", sizes)
     (folder / empty).mkdir()
     place = zip_folder(folder, tmp_path / "data.zip") if zipped else folder
-    with pytest.raises(UserError, match=f"class folder {empty} holds no images"):
+    with pytest.raises(UserError, match=f"class folder {empty} has no images"):
         open_source(f"folder:{place}", split)
 
 
@@ -376,7 +376,7 @@ def test_unavailable_tfds_sets(tmp_path, spec, message):
 
 def test_configs_must_be_named(data_dir, tmp_path):
     shutil.copytree(data_dir / "digits" / "1.0.0", tmp_path / "imagenet_resized" / "8x8" / "0.1.0")
-    with pytest.raises(UserError, match="imagenet_resized/CONFIG of 8x8"):
+    with pytest.raises(UserError, match="imagenet_resized/CONFIG with one of: 8x8"):
         open_source("tfds:imagenet_resized", "train", data_dir=str(tmp_path))
 
 

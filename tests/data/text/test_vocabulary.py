@@ -67,7 +67,7 @@ def test_sentences_beyond_sentencepieces_limit_are_learnt_from():
         ({"size": 5000}, r"5000 is too large for the sentences of both languages: the largest possible is \d+"),
         ({"size": 5000, "kind": "unigram"}, r"too large .* the largest possible is \d+"),
         ({"size": 5000, "joint": False}, "of the source language"),
-        ({"size": 10}, r"too small .* their characters and the special ids take \d+"),
+        ({"size": 10}, r"too small .* their characters and the special ids need \d+"),
         ({"kind": "word"}, "unknown kind of vocabulary 'word'.*bpe, unigram"),
         ({"coverage": 0.5}, "coverage is 0.5"),
     ],
