@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -12,10 +12,11 @@ import numpy as np
 
 from attnjax.data.fingerprint import digest
 from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.folders import list_images
 from attnjax.data.images.format import ImageFormat, check_channels
 from attnjax.data.images.pipeline import training_batch
-from attnjax.data.images.sources import Decoding, EncodedImages, ImageSource, decoded_images, list_images
-from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.data.images.sources import Decoding, EncodedImages, ImageSource, decoded_images
+from attnjax.data.splits import Split, check_split
 from attnjax.data.text.pipeline import Attach, Batch
 from attnjax.data.text.sources import PairSource, lines, open_pairs, read_text
 from attnjax.errors import UserError
@@ -54,9 +55,9 @@ class CaptionSource:
         Without source sentences, those of the pairs are empty.
         """
         example = np.repeat(np.arange(len(self)), [len(texts) for texts in self.references])
-        sources = [self.sources[i] if self.sources else "" for i in example]
+        sources = [self.sources[i] if self.sources else "" for i in example.tolist()]
         targets = [text for texts in self.references for text in texts]
-        return PairSource(self.languages, sources, targets, lambda index: self.name(example[index])), example
+        return PairSource(self.languages, sources, targets, lambda index: self.name(int(example[index]))), example
 
 
 @dataclass(frozen=True)
@@ -107,32 +108,29 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
             malformed file; from `images.load`, a corrupt image.
     """
     kind, _, place = spec.partition(":")
-    name, start, stop = parse_split(split)
+    part = Split.parse(split)
     if kind in _KINDS and place:
         folder = Path(place).expanduser()
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        found = _without_blanks(_KINDS[kind](folder, name), options.skip_blank)
+        found = _without_blanks(_KINDS[kind](folder, part.name), options.skip_blank)
     elif options.images and options.image_lines:
         if options.skip_blank:
             raise UserError("data.skip_blank would move the lines of text that data.image_lines counts; leave it out")
         source, target = options.languages
-        pairs = open_pairs(spec, name, source=source, target=target, data_dir=options.data_dir)
-        found = _of_pairs(pairs, Path(options.image_lines).expanduser(), name, Path(options.images).expanduser())
+        pairs = open_pairs(spec, part.name, source=source, target=target, data_dir=options.data_dir)
+        found = _of_pairs(pairs, Path(options.image_lines).expanduser(), part.name, Path(options.images).expanduser())
     else:
         raise UserError(
             f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor a source of parallel text with "
             "data.images and data.image_lines"
         )
-    count = len(found.files)
-    start, stop = position(start, count, 0, split), position(stop, count, count, split)
-    check_not_empty(start, stop, count)
-    part = slice(start, stop)
+    start, stop = part.bounds(len(found.files))
     return CaptionSource(
         options.languages,
-        _open_images(found.images, found.files[part], Decoding(options.channels, options.skip_corrupt)),
-        found.sources and found.sources[part],
-        found.texts[part],
+        _open_images(found.images, found.files[start:stop], Decoding(options.channels, options.skip_corrupt)),
+        found.sources and found.sources[start:stop],
+        found.texts[start:stop],
         lambda index: found.names[start + int(index)],
     )
 
@@ -183,7 +181,7 @@ def _captions(images: Path, captions: dict[str, list[str]], where: str) -> _Spli
 def _flickr8k(folder: Path, split: str) -> _Split:
     check_split(split, FLICKR8K_SPLITS, f"flickr8k:{folder}")
     wanted = [line.strip() for line in _text_lines(folder, f"Flickr_8k.{split}Images.txt")]
-    captions = {name: [] for name in wanted if name}
+    captions: dict[str, list[str]] = {name: [] for name in wanted if name}
     for number, line in enumerate(_text_lines(folder, "Flickr8k.token.txt"), 1):
         key, tab, caption = line.partition("\t")
         if not (match := _CAPTION_KEY.fullmatch(key)) or not tab:
@@ -212,7 +210,7 @@ def _own(folder: Path, split: str) -> _Split:
     if not tables:
         raise UserError(f"{folder} has no captions: it should hold SPLIT.tsv with lines of FILE, a tab, a caption")
     check_split(split, tables, str(folder))
-    captions = {}
+    captions: dict[str, list[str]] = {}
     for number, row in _rows(tables[split], columns=2):
         captions.setdefault(row[0], []).append(row[1])
         if not row[0]:
@@ -235,7 +233,7 @@ def _of_pairs(pairs: PairSource, table: Path, split: str, images: Path) -> _Spli
     )
 
 
-def _rows(path: Path, columns: int):
+def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
     """Yields the number, from 1, and the columns of each line of a TSV."""
     for number, line in enumerate(lines(read_text(path), str(path)), 1):
         row = [column.strip() for column in line.split("\t")]

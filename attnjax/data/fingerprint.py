@@ -1,14 +1,14 @@
-"""What tells data apart: short digests, cheap enough to take at each start of a training."""
+"""Short digests that identify data, cheap enough to compute whenever a training starts."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-STATS = 10_000  # files whose size is asked for; beyond, every n-th
+MAX_FILES = 10_000  # beyond, only every n-th file's size is read
 
 
 def digest(parts: Iterable[object]) -> str:
-    """Returns 16 hexadecimal digits for a sequence of texts, numbers or bytes."""
+    """Returns 16 hexadecimal digits for a sequence of strings, numbers or bytes."""
     total = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
@@ -18,6 +18,6 @@ def digest(parts: Iterable[object]) -> str:
 
 
 def file_sizes(paths: Iterable[Path]) -> list[int]:
-    """Returns the sizes of the files, or of about 10,000 of them, evenly spread, where there are more."""
+    """Returns the sizes in bytes of all files, or of about 10,000 evenly spaced ones if there are more."""
     paths = list(paths)
-    return [path.stat().st_size for path in paths[:: max(1, len(paths) // STATS)]]
+    return [path.stat().st_size for path in paths[:: max(1, len(paths) // MAX_FILES)]]

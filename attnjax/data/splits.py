@@ -2,41 +2,58 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from attnjax.errors import UserError, nearest
 
 _SPLIT = re.compile(r"(?P<name>\w[\w.-]*)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-def parse_split(split: str) -> tuple[str, str | None, str | None]:
-    """Returns the name of a split and the two ends of its slice, None where there is none."""
-    match = _SPLIT.fullmatch(split)
-    if not match:
-        raise UserError(f"'{split}' is not a split: write train, train[:90%], train[90%:] or train[100:200]")
-    return match["name"], match["start"], match["stop"]
+@dataclass(frozen=True)
+class Split:
+    """A named split, or a slice of it: `written` in full, and its parts, None if absent."""
 
+    written: str
+    name: str
+    start: str | None = None
+    stop: str | None = None
 
-def position(bound: str | None, length: int, default: int, split: str) -> int:
-    """Turns one end of a slice into an index; a percentage is rounded to the nearest example."""
-    if bound is None:
-        return default
-    if bound.endswith("%"):
-        percent = int(bound[:-1])
-        # -10% is made 90%, so that both round to the same place.
-        index = round((percent + 100 if bound[0] == "-" else percent) * length / 100)
-    else:
-        index = int(bound) + (length if bound[0] == "-" else 0)
-    if not 0 <= index <= length:
-        raise UserError(f"split '{split}' goes beyond the {length} examples there are")
-    return index
+    @classmethod
+    def parse(cls, split: str) -> "Split":
+        """Parses a split; UserError if it is malformed."""
+        match = _SPLIT.fullmatch(split)
+        if not match:
+            raise UserError(f"'{split}' is not a split: write train, train[:90%], train[90%:] or train[100:200]")
+        return cls(split, match["name"], match["start"], match["stop"])
+
+    def bounds(self, length: int) -> tuple[int, int]:
+        """Returns the slice's bounds in `length` examples; UserError if it exceeds them or is empty."""
+        start = 0 if self.start is None else self._index(self.start, length)
+        stop = length if self.stop is None else self._index(self.stop, length)
+        check_not_empty(start, stop, length)
+        return start, stop
+
+    def _index(self, bound: str, length: int) -> int:
+        """Converts a bound to an index; a percentage is rounded to the nearest example."""
+        if bound.endswith("%"):
+            percent = int(bound[:-1])
+            # -10% is treated as 90%, so that both round to the same index.
+            index = round((percent + 100 if bound[0] == "-" else percent) * length / 100)
+        else:
+            index = int(bound) + (length if bound[0] == "-" else 0)
+        if not 0 <= index <= length:
+            raise UserError(f"split '{self.written}' goes beyond the {length} examples")
+        return index
 
 
 def check_not_empty(start: int, stop: int, length: int) -> None:
+    """Raises UserError if a slice of `length` examples is empty."""
     if start >= stop:
         raise UserError(f"the split is empty: it runs from {start} to {stop} of {length} examples")
 
 
 def check_split(split: str, known: Iterable[str], place: str) -> None:
+    """Raises UserError if `place` has no split of this name."""
     known = tuple(known)
     if split not in known:
         raise UserError(f"{place} has no split '{split}': {nearest(split, known)}")

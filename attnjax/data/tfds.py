@@ -1,4 +1,4 @@
-"""TFDS data sets on disk: prepared once as array_record, opened without TensorFlow."""
+"""TFDS data sets: prepared once as array_record files, read without TensorFlow."""
 
 import contextlib
 import difflib
@@ -7,23 +7,27 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attnjax.data import builders
 from attnjax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def default_data_dir(data_dir: str = "") -> Path:
-    """Returns `data_dir`, or TFDS's own default: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`."""
+    """Returns `data_dir`, or if empty TFDS's default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def open_prepared(dataset: str, data_dir: str = ""):
-    """Opens `NAME[/CONFIG][:VERSION]` as a read-only TFDS builder; ours are prepared on the way if need be.
+def open_prepared(dataset: str, data_dir: str = "") -> "tfds.core.DatasetBuilder":
+    """Opens `NAME[/CONFIG][:VERSION]` as a read-only TFDS builder; our own data sets are prepared on first use.
 
     Raises:
-        UserError: unknown name, config or version, a stock set that is not prepared, or not as array_record.
+        UserError: an unknown name, config or version; a data set of TFDS that is not prepared as array_record.
     """
     name, config, version = _parse(dataset)
     root = default_data_dir(data_dir)
@@ -34,11 +38,11 @@ def open_prepared(dataset: str, data_dir: str = ""):
     return _open(path)
 
 
-def prepare(dataset: str, data_dir: str = ""):
-    """Prepares `NAME[/CONFIG][:VERSION]` as array_record, stock or ours, and returns its read-only TFDS builder.
+def prepare(dataset: str, data_dir: str = "") -> "tfds.core.DatasetBuilder":
+    """Prepares `NAME[/CONFIG][:VERSION]`, TFDS's or ours, as array_record and returns its read-only TFDS builder.
 
     Raises:
-        UserError: unknown name, config or version, or a stock set where TensorFlow is not installed.
+        UserError: an unknown name, config or version; a data set of TFDS while TensorFlow is not installed.
     """
     import tensorflow_datasets as tfds
 
@@ -50,27 +54,27 @@ def prepare(dataset: str, data_dir: str = ""):
         raise UserError(_unknown(name))
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"preparing TFDS's own '{name}' needs TensorFlow (this step alone does): `pip install tensorflow-cpu`, "
-            "then run this again"
+            f"preparing TFDS's '{name}' needs TensorFlow, for this step only: run `pip install tensorflow-cpu`, "
+            "then repeat the command"
         )
     try:
         builder = tfds.builder(dataset, data_dir=root)
-    except (AssertionError, ValueError) as error:  # TFDS names the versions and configs there are
+    except (AssertionError, ValueError) as error:  # the message lists the known versions and configs
         raise UserError(str(error).replace("\n", " ")) from error
     if not Path(builder.data_path).exists():
         builder.download_and_prepare(file_format="array_record")
     return _open(builder.data_path)
 
 
-def _open(path: str | os.PathLike):
+def _open(path: str | os.PathLike) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(path)
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         raise UserError(
-            f"{path} holds {file_format} files, which cannot be read without TensorFlow: prepare the set as "
-            f"array_record in another folder by `{_command(builder.name, 'ANOTHER_DIR')}`"
+            f"{path} holds {file_format} files, which cannot be read without TensorFlow: prepare the data set as "
+            f"array_record in another folder with `{_command(builder.name, 'ANOTHER_DIR')}`"
         )
     return builder
 
@@ -100,7 +104,7 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
     builder_class = builders.load(name)
     configs = tuple(builder_class.builder_configs)
     if config not in (None, *configs):
-        known = nearest(config, configs) if configs else "it has none"
+        known = nearest(str(config), configs) if configs else "it has none"
         raise UserError(f"our data set '{name}' has no config '{config}': {known}")
     if version not in (None, str(builder_class.VERSION)):
         raise UserError(f"our data set '{name}' has one version: write tfds:{name}")
@@ -110,10 +114,10 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
         tfds.disable_progress_bar()  # these take seconds
         builder = builder_class(config=config, data_dir=root, file_format="array_record")
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download; there is none
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, but nothing is downloaded
                 builder.download_and_prepare()
         except OSError:
-            # Another process may finish the same set first; TFDS moves finished sets into place, so theirs is whole.
+            # Another process may have finished first; TFDS moves only complete data sets into place.
             if not path.exists():
                 raise
     return path
@@ -130,7 +134,7 @@ def _find(dataset: str, name: str, config: str | None, version: str | None, root
         raise UserError(_unknown(name))
     configs = sorted({path.parents[1].name for path in folder.glob("*/*/dataset_info.json")})
     if configs:
-        raise UserError(f"'{name}' is prepared in configs, name one: tfds:{name}/CONFIG of {', '.join(configs)}")
+        raise UserError(f"'{name}' has configs, write tfds:{name}/CONFIG with one of: {', '.join(configs)}")
     raise UserError(f"'{dataset}' is not prepared in {root}: run `{_command(dataset, root)}` once")
 
 

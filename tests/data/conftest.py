@@ -1,4 +1,4 @@
-"""Small image sets made on the spot, and the real data beside the checkout."""
+"""Small generated image data, and the real data outside the repository."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from attnjax.data.images.sources import ImageSource
 
 @pytest.fixture
 def write_images():
-    """Returns a function that writes `{path: size}` under a folder, each image of another colour."""
+    """Returns a function that writes images, `{path: size}`, to a folder, each in a different colour."""
 
     def write(root: Path, sizes: dict[str, tuple[int, int]]) -> Path:
         for number, (name, (height, width)) in enumerate(sizes.items()):
@@ -26,7 +26,7 @@ def write_images():
 
 @pytest.fixture
 def memory_source():
-    """Returns a function that makes a source of random images, labelled by their index, all of `size` or of many."""
+    """Returns a function that makes a source of random images labelled by their index, of one `size` or several."""
 
     def make(length: int, size: tuple[int, int] | None = (8, 8), channels: int = 1, corrupt: tuple[int, ...] = ()):
         rng = np.random.default_rng(0)

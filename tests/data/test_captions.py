@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnjax import config as config_lib
-from attnjax import data
-from attnjax.data.captions import open_captions, shuffled
+from attnjax.data.captions import CaptionOptions, open_captions, shuffled, training_images
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.format import ImageFormat
+from attnjax.data.images.pipeline import eval_batch
 from attnjax.errors import UserError
 
 CAPTIONS = {
@@ -32,7 +33,7 @@ def png(shade, size=SIZE):
 
 
 def write_images(place):
-    """Writes an image of its own shade for each name, PNGs whatever they are called, to a folder or zip."""
+    """Writes one image per name, each in its own shade, to a folder or zip; all are PNGs, despite their names."""
     if place.suffix == ".zip":
         with zipfile.ZipFile(place, "w") as archive:
             for name, shade in SHADES.items():
@@ -75,7 +76,7 @@ def write_guided(folder, lines="train\t2\ta.jpg\ntrain\t0\tphotos/b.jpg\ndev\t0\
 
 
 def open_one(spec, split="train", **options):
-    return open_captions(spec, split, **{"languages": ("image", "en")} | options)
+    return open_captions(spec, split, CaptionOptions(**{"languages": ("image", "en")} | options))
 
 
 def shades(source, indices=None):
@@ -196,8 +197,8 @@ def test_blank_captions_can_be_skipped(tmp_path):
 
 
 BAD_LINES = {
-    "beyond the last": ("train\t3\ta.jpg\n", "line 1: '3' is no line of split 'train', which has 3, from 0"),
-    "negative": ("train\t0\tb.jpg\ntrain\t-1\ta.jpg\n", "line 2: '-1' is no line"),
+    "beyond the last": ("train\t3\ta.jpg\n", "line 1: '3' is not a line of split 'train', which has 3, from 0"),
+    "negative": ("train\t0\tb.jpg\ntrain\t-1\ta.jpg\n", "line 2: '-1' is not a line"),
     "columns": ("train\t0\n", "lines.tsv line 1 has 2 columns: it should have 3"),
     "no such split": ("val\t0\ta.jpg\n", "lines.tsv has no lines of split 'train'"),
     "missing image": ("train\t0\tgone.jpg\n", "there is no image gone.jpg in"),
@@ -238,7 +239,7 @@ def test_bad_arguments(tmp_path):
 
 @pytest.fixture
 def odd_images(tmp_path):
-    """Returns a config of a folder of images of all kinds, each once, with a caption."""
+    """Returns the spec of a folder of one captioned image per kind."""
     rng = np.random.default_rng(0)
     pixels = Image.fromarray(rng.integers(0, 256, (20, 9, 3)).astype(np.uint8))
     for name, mode, suffix in [
@@ -255,14 +256,15 @@ def odd_images(tmp_path):
     frames[0].save(tmp_path / "animation.gif", save_all=True, append_images=frames[1:])
     names = sorted(path.name for path in tmp_path.iterdir())
     write(tmp_path / "train.tsv", "".join(f"{name}\tan image\n" for name in names))
-    config = config_lib.captioning()
-    config.data.source, config.data.image_size = f"captions:{tmp_path}", (8, 6)
-    return config
+    return f"captions:{tmp_path}"
+
+
+SMALL = ImageFormat((8, 6))
 
 
 def test_images_of_any_kind_are_rgb_of_one_size(odd_images):
-    images = data.open_captions(odd_images, "train").images
-    batch = data.eval_images(odd_images, images, np.array([*range(len(images)), -1]))
+    images = open_one(odd_images).images
+    batch = eval_batch(images, np.array([*range(len(images)), -1]), SMALL)["image"]
     assert batch.shape == (8, 8, 6, 3) and batch.dtype == np.float32 and not batch[-1].any()
     assert batch.min() >= -1 and batch.max() <= 1 and all(image.any() for image in batch[:-1])
     names = [images.name(i).rsplit("/", 1)[1] for i in range(len(images))]
@@ -274,14 +276,29 @@ def test_images_of_any_kind_are_rgb_of_one_size(odd_images):
 def test_a_truncated_image_is_named_or_masked(odd_images, tmp_path, caplog):
     path = tmp_path / "wide.jpg"
     path.write_bytes(path.read_bytes()[:-200])
-    images = data.open_captions(odd_images, "train").images
+    images = open_one(odd_images).images
     with pytest.raises(UserError, match=rf"cannot read image {path}: "):
-        data.eval_images(odd_images, images, np.arange(len(images)))
-    odd_images.data.skip_corrupt = True
-    images = data.open_captions(odd_images, "train").images
-    batch = data.eval_images(odd_images, images, np.arange(len(images)))
+        eval_batch(images, np.arange(len(images)), SMALL)
+    images = open_one(odd_images, skip_corrupt=True).images
+    batch = eval_batch(images, np.arange(len(images)), SMALL)["image"]
     assert [bool(image.any()) for image in batch] == [True] * 6 + [False]
     assert f"skipping image {path}" in caplog.text
+
+
+def test_training_images_follow_their_pairs(odd_images):
+    source = open_one(odd_images)
+    index = np.arange(len(source))[::-1]
+    attach = training_images(source.images, index, SMALL, Augmentation())
+    batch = attach(np.array([0, 3, -1, 1]), slice(1, 4), np.random.default_rng(0))
+    expected = eval_batch(source.images, np.array([index[3], -1, index[1]]), SMALL)["image"]
+    np.testing.assert_array_equal(batch["image"], expected)
+
+
+@pytest.mark.parametrize("fields", [{"mixup": 0.2}, {"cutmix": 0.2}, {"repeats": 2}])
+def test_texts_are_not_mixed(odd_images, fields):
+    source = open_one(odd_images)
+    with pytest.raises(UserError, match="mixup, cutmix and repeats are for classes"):
+        training_images(source.images, np.arange(len(source)), SMALL, Augmentation(**fields))
 
 
 # Real data

@@ -8,7 +8,7 @@ from attnjax.errors import UserError
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Numbers by the hundred, as num2words takes seconds for all of them."""
+    """A few hundred numbers, because num2words takes seconds for all of them."""
     from attnjax.data.builders import numwords
 
     with pytest.MonkeyPatch.context() as patch:
@@ -61,10 +61,10 @@ def test_slices(data_dir):
         ("numwords:2.0.0", "train", ("en", "de"), "one version"),
         ("numwords", "dev", ("en", "de"), "no split 'dev'.*test, train, validation"),
         ("numwords", "train", ("en", "fr"), "no language 'fr'.*de, en"),
-        ("digits", "train", ("en", "de"), "no translation set"),
+        ("digits", "train", ("en", "de"), "is not a translation data set"),
         ("digits/small", "train", ("en", "de"), "no config 'small': it has none"),
     ],
 )
-def test_what_cannot_be_had(data_dir, spec, split, languages, message):
+def test_unavailable_data(data_dir, spec, split, languages, message):
     with pytest.raises(UserError, match=message):
         open_pairs(f"tfds:{spec}", split, source=languages[0], target=languages[1], data_dir=data_dir)

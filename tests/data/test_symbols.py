@@ -10,7 +10,7 @@ from attnjax.data.text.sources import open_pairs
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Sequences by the hundred, as writing all of them takes seconds."""
+    """A few hundred sequences, because writing all of them takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symbols, "SIZES", {"train": 390, "validation": 39, "test": 78})
         folder = tmp_path_factory.mktemp("tfds")
@@ -23,7 +23,7 @@ def open_symbols(config, split, data_dir):
     return open_pairs(f"tfds:symbols/{config}", split, source="input", target="output", data_dir=data_dir)
 
 
-def test_splits_are_disjoint_and_all_lengths_and_symbols_as_frequent():
+def test_splits_are_disjoint_and_lengths_and_symbols_uniform():
     splits = symbols.split_sequences()
     assert {name: len(sequences) for name, sequences in splits.items()} == symbols.SIZES
     everything = [sequence for sequences in splits.values() for sequence in sequences]
@@ -36,7 +36,7 @@ def test_splits_are_disjoint_and_all_lengths_and_symbols_as_frequent():
     assert len(counts) == 50 and counts.min() > 0.98 * counts.mean() and counts.max() < 1.02 * counts.mean()
 
 
-def test_the_same_sequences_for_good():
+def test_the_sequences_never_change():
     assert symbols.split_sequences()["train"][:2] == [(44, 47), (0, 3, 3)]
 
 

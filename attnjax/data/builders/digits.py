@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: the test part of the UCI set of Alpaydin and Kaynak (1998)."""
+"""The handwritten digits of scikit-learn: the test set of the UCI data set by Alpaydin and Kaynak (1998)."""
 
 import io
 
@@ -11,15 +11,15 @@ SPLIT_SEED = 0
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 grey images of 8x8 pixels in 10 classes: 1,437 to train, 360 to test.
+    """1,797 grey images of 8x8 pixels in 10 classes: 1,437 for training, 360 for testing.
 
-    The split is stratified by class and fixed: scikit-learn's `train_test_split` with `random_state=0`.
+    The split is fixed and stratified by class: scikit-learn's `train_test_split` with `random_state=0`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # `dataset_info_from_configs` would look for the metadata files of TFDS's own package layout.
+        # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -34,7 +34,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # the images come with scikit-learn
+        del dl_manager  # scikit-learn contains the images
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -54,7 +54,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def _png(image: np.ndarray) -> bytes:
-    # TFDS needs TensorFlow to encode an array, not to store encoded bytes.
+    # TFDS needs TensorFlow to encode arrays, but not to store encoded images.
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Numbers spelled out in two languages by num2words: exact translations without end, from a small vocabulary."""
+"""Numbers spelled out in two languages by num2words: unlimited exact translations with a small vocabulary."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from attnjax.errors import import_extra
 
 LARGEST = 999_999
-ALWAYS_TRAINED = 100  # the numbers below, of which the others are made
+ALWAYS_TRAINED = 100  # numbers below this are in the training split, as the others are composed of them
 SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
 SPLIT_SEED = 0
 
@@ -18,9 +18,9 @@ PAIRS = (("en", "de"), ("en", "fr"), ("en", "nl"), ("en", "da"), ("de", "fr"))
 class Numwords(tfds.core.GeneratorBasedBuilder):
     """22,000 distinct numbers from 0 to 999,999, spelled out in two languages: "twenty-one", "einundzwanzig".
 
-    A config is a pair of languages, `en_de` where none is named. All have the same numbers: 20,000 to train, with
-    all below 100 among them, 1,000 to validate and 1,000 to test, which no other split holds. In German, Dutch and
-    Danish the ones stand before the tens; French counts from 70 to 99 by scores.
+    A config is a pair of languages, by default `en_de`. All have the same disjoint splits: 20,000 numbers for
+    training, including all below 100, 1,000 for validation and 1,000 for testing. In German, Dutch and Danish the ones
+    precede the tens; in French, 70 to 99 are counted in scores.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -31,7 +31,7 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         languages = self._languages()
-        # `dataset_info_from_configs` would look for the metadata files of TFDS's own package layout.
+        # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -41,7 +41,7 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # the words come from num2words
+        del dl_manager  # num2words generates the words
         return {split: self._generate_examples(numbers) for split, numbers in split_numbers().items()}
 
     def _generate_examples(self, numbers):
@@ -50,13 +50,13 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
         for number in numbers.tolist():
             yield number, {language: num2words(number, lang=language) for language in self._languages()}
 
-    def _languages(self) -> tuple[str, str]:
+    def _languages(self) -> tuple[str, ...]:
         return tuple(self.builder_config.name.split("_"))
 
 
 def split_numbers() -> dict[str, np.ndarray]:
-    """Returns the numbers of each split, int64, the same for all pairs of languages."""
-    # RandomState's streams are frozen for good, unlike default_rng's.
+    """Returns the numbers of each split, int64, the same for all language pairs."""
+    # NumPy guarantees the streams of RandomState forever, unlike those of default_rng.
     drawn = np.random.RandomState(SPLIT_SEED).permutation(np.arange(ALWAYS_TRAINED, LARGEST + 1))
     train, validation, test = np.split(
         drawn[: sum(SIZES.values()) - ALWAYS_TRAINED],

@@ -40,7 +40,8 @@ def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]
     """
     height, width = size
     areas = height * width * rng.uniform(*ERASE_AREA, (count, ERASE_TRIES))
-    aspects = np.exp(rng.uniform(*np.log(ERASE_RATIO), (count, ERASE_TRIES)))
+    low, high = np.log(ERASE_RATIO)
+    aspects = np.exp(rng.uniform(low, high, (count, ERASE_TRIES)))
     heights = np.round(np.sqrt(areas * aspects)).astype(int)
     widths = np.round(np.sqrt(areas / aspects)).astype(int)
     fits = (heights < height) & (widths < width)
@@ -54,7 +55,7 @@ def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]
 def erase(images: np.ndarray, boxes: np.ndarray, rngs: Sequence[np.random.Generator] | None = None) -> np.ndarray:
     """Fills each row's box with normal noise from the row's generator, or with zeros if there are no generators."""
     erased = images.copy()
-    for row in np.flatnonzero(boxes[:, 2]):
+    for row in np.flatnonzero(boxes[:, 2]).tolist():
         top, left, height, width = boxes[row]
         patch = erased[row, top : top + height, left : left + width]
         patch[...] = 0 if rngs is None else rngs[row].standard_normal(patch.shape, np.float32)

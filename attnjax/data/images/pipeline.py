@@ -156,7 +156,9 @@ def _draw(
     augmentation: Augmentation, rng: np.random.Generator, batch_size: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """Draws for the global batch: the vectorised operations, and a seed per row for those done image by image."""
-    draws = {"seed": rng.integers(2**63, size=batch_size)} if augmentation.needs_row_generators else {}
+    draws: dict[str, np.ndarray] = {}
+    if augmentation.needs_row_generators:
+        draws["seed"] = rng.integers(2**63, size=batch_size)
     if augmentation.crop == "pad":
         draws["offset"] = rng.integers(2 * augmentation.pad + 1, size=(batch_size, 2))
     if augmentation.flip:

@@ -1,28 +1,22 @@
 """Random-access sources of labelled images: TFDS data sets, directories and zips of class folders, IDX files."""
 
-import gzip
 import logging
-import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 
 from attnjax.data.fingerprint import digest, file_sizes
 from attnjax.data.images.decode import DAMAGE, decode_image
+from attnjax.data.images.folders import class_folders, list_images
 from attnjax.data.images.format import Images, check_channels
-from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.data.images.idx import read_split
+from attnjax.data.splits import Split, check_split
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
 
-IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"])
 CACHE_BYTES = 2**30
-
-_IDX_PREFIX = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
@@ -76,22 +70,15 @@ def open_source(
     if kind not in _OPENERS or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
-    name, start, stop = parse_split(split)
-    source = _OPENERS[kind](place, name, data_dir, Decoding(channels, skip_corrupt, cache_bytes))
-    return _slice(source, position(start, len(source), 0, split), position(stop, len(source), len(source), split))
-
-
-def _slice(source: ImageSource, start: int, stop: int) -> ImageSource:
-    check_not_empty(start, stop, len(source))
+    part = Split.parse(split)
+    source = _OPENERS[kind](place, part.name, data_dir, Decoding(channels, skip_corrupt, cache_bytes))
+    start, stop = part.bounds(len(source))
     return replace(
         source,
         length=stop - start,
         load=lambda indices: source.load(np.asarray(indices) + start),
         name=lambda index: source.name(index + start),
     )
-
-
-# Encoded images
 
 
 @dataclass(frozen=True)
@@ -145,7 +132,7 @@ def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
     return ImageSource(encoded.classes, decoding.channels, encoded.length, load, encoded.name, encoded.content)
 
 
-# TFDS
+# Kinds of sources
 
 
 def _open_tfds(dataset: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
@@ -184,20 +171,13 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
     return keys
 
 
-# Folders and zips
-
-
 def _open_folder(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
     del data_dir
     names, read, sizes = list_images(Path(place).expanduser())
-    paths = [PurePosixPath(name) for name in names if not name.endswith("/")]
-    files = _image_files([path for path in paths if _visible(path)], place)
-    by_class = _class_folders(files, split, place)
-    _check_none_empty([PurePosixPath(name) for name in names if name.endswith("/")], files, place)
+    by_class = class_folders(names, split, place)
     classes = tuple(sorted(by_class))
     examples = [(file, label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
-    order = np.random.default_rng(0).permutation(len(examples))
-    examples = [examples[index] for index in order]
+    examples = [examples[index] for index in np.random.default_rng(0).permutation(len(examples))]
 
     def fetch(index):
         file, label = examples[index]
@@ -211,132 +191,19 @@ def _open_folder(place: str, split: str, data_dir: str, decoding: Decoding) -> I
     return decoded_images(images, decoding)
 
 
-class Listing(NamedTuple):
-    """The names in a directory or zip file (those of folders end in a slash), and a function that reads a file.
-
-    `sizes(names)` changes when files do, unlike their names; see `fingerprint.file_sizes`. A zip has checksums instead.
-    """
-
-    names: list[str]
-    read: Callable[[str], bytes]
-    sizes: Callable[[Iterable[str]], list[int]]
-
-
-def list_images(path: Path) -> Listing:
-    """Lists a directory or zip file; UserError if it is neither."""
-    return _list_zip(path) if path.is_file() else _list_directory(path)
-
-
-def _list_directory(path: Path) -> Listing:
-    if not path.is_dir():
-        raise UserError(f"no such image folder: {path}")
-    names = []
-    for folder, _, files in os.walk(path, followlinks=True):
-        prefix = PurePosixPath(Path(folder).relative_to(path).as_posix())
-        names += [f"{prefix}/", *(str(prefix / file) for file in files)]
-    return Listing(names, lambda name: (path / name).read_bytes(), lambda files: file_sizes(path / f for f in files))
-
-
-def _list_zip(path: Path) -> Listing:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise UserError(f"{path} is neither a folder nor a zip file") from None
-    return Listing(archive.namelist(), archive.read, lambda files: [archive.getinfo(file).CRC for file in files])
-
-
-def _visible(path: PurePosixPath) -> bool:
-    # Desktop systems leave hidden files and folders called __MACOSX.
-    return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
-
-
-def _image_files(paths: list[PurePosixPath], place: str) -> list[PurePosixPath]:
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and len(path.parts) > 1]
-    if not images:
-        raise UserError(f"no images in {place}: expected SPLIT/CLASS/FILE, with files ending in .png, .jpg, ...")
-    if len(images) < len(paths):
-        others = sorted(str(path) for path in set(paths) - set(images))
-        logging.warning("%s: %d files are not images in class folders, such as %s", place, len(others), others[0])
-    return images
-
-
-def _class_folders(files: list[PurePosixPath], split: str, place: str) -> dict[str, list[PurePosixPath]]:
-    """Groups the files of a split by class; without split folders, the only split is `all`."""
-    flat = [file for file in files if len(file.parts) == 2]
-    if len(flat) == len(files):
-        if split != "all":
-            raise UserError(f"{place} has no split folders, only CLASS/FILE: write the split as 'all'")
-        return _group(flat, level=0)
-    if flat:
-        raise UserError(f"{place} mixes SPLIT/CLASS/FILE with CLASS/FILE: move {flat[0]} into a class folder")
-    by_split = {name: _group(members, level=1) for name, members in _group(files, level=0).items()}
-    check_split(split, by_split, place)
-    for other, classes in by_split.items():
-        differing = sorted(set(classes) ^ set(by_split[split]))
-        if differing:
-            raise UserError(f"{place}: class folders in only one of '{split}' and '{other}': {', '.join(differing)}")
-    return by_split[split]
-
-
-def _check_none_empty(folders: list[PurePosixPath], files: list[PurePosixPath], place: str) -> None:
-    depth = 1 if len(files[0].parts) == 2 else 2
-    filled = {file.parts[:depth] for file in files}
-    for folder in folders:
-        if len(folder.parts) == depth and folder.parts not in filled and _visible(folder):
-            raise UserError(f"{place}: class folder {folder} holds no images")
-
-
-def _group(files: list[PurePosixPath], level: int) -> dict[str, list[PurePosixPath]]:
-    groups: dict[str, list[PurePosixPath]] = {}
-    for file in files:
-        groups.setdefault(file.parts[level], []).append(file)
-    return groups
-
-
-# IDX
-
-
 def _open_idx(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
     del data_dir
-    check_split(split, _IDX_PREFIX, f"idx:{place}")
-    folder = Path(place).expanduser()
-    images_file = _idx_file(folder, f"{_IDX_PREFIX[split]}-images-idx3-ubyte")
-    labels_file = _idx_file(folder, f"{_IDX_PREFIX[split]}-labels-idx1-ubyte")
-    images = _read_idx(images_file, rank=3)[..., None]
-    labels = _read_idx(labels_file, rank=1).astype(np.int32)
-    if len(images) != len(labels):
-        raise UserError(f"{images_file} has {len(images)} images but {labels_file} has {len(labels)} labels")
+    images, labels, file = read_split(Path(place).expanduser(), split)
     classes = tuple(str(digit) for digit in range(max(10, labels.max(initial=0) + 1)))
 
     def load(indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
-        return images[indices].repeat(decoding.channels, axis=-1), labels[indices], np.ones(len(indices), bool)
+        chosen = images[indices][..., None].repeat(decoding.channels, axis=-1)
+        return chosen, labels[indices], np.ones(len(indices), bool)
 
     def content():
         return digest([images.tobytes(), labels.tobytes()])
 
-    return ImageSource(classes, decoding.channels, len(images), load, lambda index: f"{images_file}[{index}]", content)
-
-
-def _idx_file(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UserError(f"no IDX file {folder / name}, gzipped (.gz) or not")
-
-
-def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """Reads an IDX file of uint8: two zero bytes, 8, the rank, the sizes as big-endian uint32, then the data."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if data[:4] != bytes([0, 0, 8, rank]):
-        raise UserError(f"{path} is not an IDX file of bytes in {rank} dimensions: it starts with {data[:4].hex()}")
-    header = 4 + 4 * rank
-    shape = tuple(np.frombuffer(data[4:header], ">u4").astype(int).tolist())
-    if len(shape) != rank or len(data) != header + int(np.prod(shape)):
-        raise UserError(f"{path} is truncated or too long: {len(data)} bytes for the shape {shape} it declares")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return ImageSource(classes, decoding.channels, len(images), load, lambda index: f"{file}[{index}]", content)
 
 
 _OPENERS = {"tfds": _open_tfds, "folder": _open_folder, "idx": _open_idx}

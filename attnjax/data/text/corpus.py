@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ class Sentences:
     starts: np.ndarray
 
     @classmethod
-    def of(cls, sentences: Iterable[list[int]]) -> "Sentences":
+    def of(cls, sentences: Iterable[Sequence[int]]) -> "Sentences":
         sentences = list(sentences)
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in sentences], dtype=np.int64)]).astype(np.int64)
         tokens = np.fromiter(itertools.chain.from_iterable(sentences), np.int32, count=starts[-1])

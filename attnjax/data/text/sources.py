@@ -1,4 +1,4 @@
-"""Random-access sources of sentence pairs: parallel text files, two-column TSV, TFDS translation sets."""
+"""Sentence pairs from parallel text files, two-column TSV files and TFDS translation data sets."""
 
 import gzip
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from attnjax.data.fingerprint import digest
-from attnjax.data.splits import check_not_empty, check_split, parse_split, position
+from attnjax.data.splits import Split, check_not_empty, check_split
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError, nearest
 
@@ -24,7 +24,7 @@ _TSV = re.compile(r"(?P<file>.+):(?P<first>[\w-]+),(?P<second>[\w-]+)")
 class PairSource:
     """Sentence pairs in memory: `target[i]` is the translation of `source[i]`.
 
-    `languages` are those of source and target; `name(index)` says for messages where one pair comes from.
+    `languages` are those of source and target; `name(index)` is where a pair comes from, for messages.
     """
 
     languages: tuple[str, str]
@@ -43,41 +43,40 @@ class PairSource:
 def open_pairs(
     spec: str, split: str, *, source: str, target: str, data_dir: str = "", skip_blank: bool = False
 ) -> PairSource:
-    """Opens the sentence pairs that `spec` names, to translate from language `source` to language `target`.
+    """Opens sentence pairs for translation from language `source` to language `target`.
 
-    `spec` is one of
-      `text:FOLDER`: files `SPLIT.LANGUAGE` or `SPLIT.LANGUAGE.gz` in which equal line numbers are translations;
-      `tsv:FILE:FIRST,SECOND`: lines of two sentences with a tab between, in the languages FIRST and SECOND, as
-          plain text, gzipped, or the one file of a .zip whose name does not begin with `_` or `.`; further columns
-          (Tatoeba's attributions) are left out;
-      `tfds:NAME[/CONFIG][:VERSION]`: a set of Translation features, one of our own builders or prepared in `data_dir`.
+    Text files are UTF-8. Lines end only at line feeds; whitespace around sentences is removed.
 
-    `split` is TFDS's syntax for every kind: `train`, `train[:90%]`, `train[100:200]`, `train[-10%:]`. Slices with a
-    common bound are disjoint. A TSV file has the one split `all`: its pairs stand in a fixed pseudo-random order of
-    the distinct source sentences, each with all its translations, and a bound that would part these moves to the
-    first of them, so that no source sentence is in two slices (a target sentence may be).
-
-    Files are UTF-8. A line ends at a line feed alone, and blanks around a sentence are removed. A pair with a blank
-    side is a UserError that says where; with `skip_blank` such pairs are left out before slicing, and their number
-    is logged.
+    Args:
+        spec: one of
+            `text:FOLDER`: files `SPLIT.LANGUAGE` or `SPLIT.LANGUAGE.gz` whose lines are translations of each other;
+            `tsv:FILE:FIRST,SECOND`: lines of two tab-separated sentences in the languages FIRST and SECOND, as plain
+                text, gzipped, or the only file of a .zip whose name does not begin with `_` or `.`; further columns
+                (Tatoeba's attributions) are ignored;
+            `tfds:NAME[/CONFIG][:VERSION]`: a data set of Translation features, prepared in `data_dir` or one of ours.
+        split: in TFDS's syntax (see `splits`). Adjacent slices are disjoint. A TSV file has the only split `all`, in a
+            fixed pseudo-random order of the distinct source sentences, each with all its translations. A bound that
+            would separate these moves to the first of them, so that no source sentence is in two slices (a target
+            sentence may be).
+        skip_blank: leave out pairs with a blank side before slicing and log their number, instead of raising.
 
     Raises:
-        UserError: a spec, split or language that is not to be had; damaged, misaligned or empty data.
+        UserError: an unknown spec, split or language; a blank sentence; damaged, misaligned or empty data.
     """
     kind, _, place = spec.partition(":")
     if kind not in _OPENERS or not place:
         raise UserError(f"text source '{spec}' is not text:FOLDER, tsv:FILE:FIRST,SECOND or tfds:NAME")
     if source == target or not source or not target:
-        raise UserError(f"source language '{source}' and target language '{target}' should be two languages")
-    name, start, stop = parse_split(split)
-    pairs = _OPENERS[kind](place, name, (source, target), data_dir)
+        raise UserError(f"source language '{source}' and target language '{target}' should be two different languages")
+    part = Split.parse(split)
+    pairs = _OPENERS[kind](place, part.name, (source, target), data_dir)
     pairs = _without_blanks(pairs, spec, skip_blank)
     if kind == "tsv":
         pairs = _by_sentence(pairs)
-    start, stop = position(start, len(pairs), 0, split), position(stop, len(pairs), len(pairs), split)
+    start, stop = part.bounds(len(pairs))
     if kind == "tsv":
         start, stop = (_first_of_sentence(pairs.source, bound) for bound in (start, stop))
-    check_not_empty(start, stop, len(pairs))
+        check_not_empty(start, stop, len(pairs))
     return _take(pairs, range(start, stop))
 
 
@@ -99,25 +98,26 @@ def _without_blanks(pairs: PairSource, spec: str, skip_blank: bool) -> PairSourc
         first = next(row for row, sides in enumerate(zip(pairs.source, pairs.target, strict=True)) if not all(sides))
         side = pairs.languages[0 if not pairs.source[first] else 1]
         raise UserError(
-            f"{pairs.name(first)} has a blank sentence ('{side}'), as {blank} of {len(pairs)} pairs have: "
+            f"{pairs.name(first)} has a blank sentence ('{side}'), like {blank} of {len(pairs)} pairs: "
             "remove these pairs, or set skip_blank"
         )
     if not kept:
         raise UserError(f"{spec} is empty: all of its {blank} pairs have a blank side")
-    logging.warning("%s: left out %d of %d pairs, which have a blank side", spec, blank, len(pairs))
+    logging.warning("%s: left out %d of %d pairs, because they have a blank side", spec, blank, len(pairs))
     return _take(pairs, kept)
 
 
-# Sentences with all their translations
+# Keeping the translations of a sentence together
 
 
 def _by_sentence(pairs: PairSource) -> PairSource:
-    """Puts the distinct source sentences in a fixed pseudo-random order, each with all its pairs."""
+    """Shuffles the distinct source sentences in a fixed pseudo-random order, keeping the pairs of each together."""
     rows: dict[str, list[int]] = {}
     for row, sentence in enumerate(pairs.source):
         rows.setdefault(sentence, []).append(row)
     groups = list(rows.values())
-    order = np.random.RandomState(0).permutation(len(groups))  # unlike default_rng's, its streams are frozen for good
+    # NumPy guarantees the streams of RandomState forever, unlike those of default_rng.
+    order = np.random.RandomState(0).permutation(len(groups))
     return _take(pairs, [row for group in order for row in groups[group]])
 
 
@@ -138,9 +138,9 @@ def _open_text(place: str, split: str, languages: tuple[str, str], data_dir: str
     if len(sides[0]) != len(sides[1]):
         raise UserError(
             f"{files[0]} has {len(sides[0])} lines but {files[1]} has {len(sides[1])}: "
-            "they should be translations line by line"
+            "they should have one sentence per line, translations of each other"
         )
-    return PairSource(languages, *sides, lambda index: f"{files[0]} line {index + 1}")
+    return PairSource(languages, sides[0], sides[1], lambda index: f"{files[0]} line {index + 1}")
 
 
 def _text_file(folder: Path, split: str, language: str) -> Path:
@@ -149,19 +149,20 @@ def _text_file(folder: Path, split: str, language: str) -> Path:
     for path in (folder / f"{split}.{language}", folder / f"{split}.{language}.gz"):
         if path.is_file():
             return path
-    there = {
+    found = {
         (match["split"], match["language"])
         for path in folder.iterdir()
         if path.is_file() and (match := _TEXT_FILE.fullmatch(path.name.removesuffix(".gz")))
     }
-    if not there:
+    if not found:
         raise UserError(f"no text files in {folder}: they should be named SPLIT.LANGUAGE or SPLIT.LANGUAGE.gz")
-    check_split(split, {name for name, _ in there}, str(folder))
-    known = {known for name, known in there if name == split}
+    check_split(split, {name for name, _ in found}, str(folder))
+    known = {known for name, known in found if name == split}
     raise UserError(f"{folder} has no language '{language}' in split '{split}': {nearest(language, known)}")
 
 
 def read_text(path: Path) -> bytes:
+    """Reads a file, decompressing .gz; UserError if it is missing or damaged."""
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
@@ -171,7 +172,7 @@ def read_text(path: Path) -> bytes:
 
 
 def lines(data: bytes, place: str) -> list[str]:
-    """Splits at line feeds alone: `str.splitlines` would also split at characters that stand inside sentences."""
+    """Splits only at line feeds: `str.splitlines` also splits at characters that occur within sentences."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -203,22 +204,23 @@ def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str)
     for number, row in enumerate(rows, 1):
         if len(row) < 2:
             if row[0].strip():
-                raise UserError(f"{where} line {number} has no tab: it should be two sentences with a tab between")
+                raise UserError(f"{where} line {number} has no tab: it should be two sentences separated by a tab")
             row.append("")
     sides = {language: [row[column].strip() for row in rows] for column, language in enumerate(columns)}
-    return PairSource(languages, *(sides[side] for side in languages), lambda index: f"{where} line {index + 1}")
+    source, target = (sides[language] for language in languages)
+    return PairSource(languages, source, target, lambda index: f"{where} line {index + 1}")
 
 
 def _read_zipped(path: Path) -> tuple[bytes, str]:
-    """Returns the one text file of an archive, and how to call it."""
+    """Returns the contents and the path of the only text file in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in archive.namelist() if not name.endswith("/")]
-            # Tatoeba's archives hold a file _about.txt; __MACOSX and hidden files are what desktops leave behind.
+            # Tatoeba's archives contain _about.txt; desktop systems add __MACOSX and hidden files.
             names = [name for name in names if not any(part.startswith(("_", ".")) for part in name.parts)]
             if len(names) != 1:
                 listed = ", ".join(map(str, names)) or "none"
-                raise UserError(f"{path} should hold one text file (beside those named _...); it has: {listed}")
+                raise UserError(f"{path} should contain one text file, besides those named _...; it has: {listed}")
             return archive.read(str(names[0])), f"{path}/{names[0]}"
     except FileNotFoundError:
         raise UserError(f"no text file '{path}'") from None
@@ -235,7 +237,9 @@ def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: s
     info = (builder := open_prepared(dataset, data_dir)).info
     check_split(split, info.splits, f"tfds:{dataset}")
     if not isinstance(info.features, tfds.features.Translation):
-        raise UserError(f"tfds:{dataset} is no translation set: its features are {type(info.features).__name__}")
+        raise UserError(
+            f"tfds:{dataset} is not a translation data set: its features are {type(info.features).__name__}"
+        )
     for language in languages:
         if language not in info.features:
             raise UserError(f"tfds:{dataset} has no language '{language}': {nearest(language, info.features)}")

@@ -1,4 +1,4 @@
-"""Subword vocabularies by sentencepiece."""
+"""Subword vocabularies: BPE and unigram, trained and applied by sentencepiece."""
 
 import io
 import re
@@ -20,17 +20,17 @@ KINDS = ("bpe", "unigram")
 _TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
-# sentencepiece has one seed for the process.
+# sentencepiece has one random seed per process.
 _sampling_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draws a sentence's subwords anew in every epoch of training; off by default.
+    """Subword regularisation: segments the training sentences randomly in every epoch; off by default.
 
-    With BPE, `alpha` is the share of merges left out (BPE-dropout, Provilkov et al. 2020; they take 0.1). With
-    unigram it is the exponent of the segmentations' probabilities, and `nbest` the number to draw from, -1 for all
-    (subword regularisation, Kudo 2018; 0.1 or 0.2 with -1).
+    With BPE, `alpha` is the probability of skipping a merge (BPE-dropout, Provilkov et al. 2020, who use 0.1). With
+    unigram, `alpha` is the exponent of the segmentations' probabilities, and `nbest` the number of segmentations to
+    sample from, -1 for all (Kudo 2018, who uses 0.1 or 0.2 with -1).
     """
 
     alpha: float = 0.0
@@ -48,7 +48,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The subwords of the source and of the target language: the same object twice where they are joint.
+    """The subwords of the source and the target language; a joint vocabulary is the same object twice.
 
     Ids 0 to 3 are pad, bos, eos and unk.
     """
@@ -71,14 +71,15 @@ def train_vocabulary(
     lowercase: bool = False,
     coverage: float = 1.0,
 ) -> Vocabulary:
-    """Learns `size` subwords, the four special ones among them, from the sentences to train on.
+    """Learns `size` subwords, including the four special ones, from the training sentences.
 
     `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
-    together, separate ones have `size` subwords each. Text is normalised by NFKC; `lowercase` folds its case too, for
-    good. Characters beyond the share `coverage` of all become unk. The same sentences give the same bytes.
+    together; separate ones have `size` subwords each. Text is normalised with NFKC; `lowercase` also folds case, which
+    decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. The result is
+    deterministic.
 
     Raises:
-        UserError: a size that the sentences do not support, with the size they would; an unknown kind.
+        UserError: an unknown kind; a size that the sentences do not support, with the nearest possible one.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")
@@ -100,9 +101,9 @@ def train_vocabulary(
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`, into `folder`, which has all of them or is not there.
+    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically.
 
-    A folder that is there already is left as it is.
+    An existing folder is left unchanged.
     """
     if folder.is_dir():
         return
@@ -115,7 +116,7 @@ def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
-    """Reads what `save_vocabulary` wrote; UserError if it is not there, damaged or has other special ids."""
+    """Reads what `save_vocabulary` wrote; UserError if it is missing, damaged or has other special ids."""
     joint, source, target = (folder / f"{name}.model" for name in ("joint", "source", "target"))
     if joint.is_file():
         both = _load(joint)
@@ -129,20 +130,22 @@ def encode(
     model: SentencePieceProcessor,
     sentences: Sequence[str],
     sampling: Sampling | None = None,
-    seed: Iterable[int] = (0,),
+    seed: Sequence[int] = (0,),
 ) -> list[list[int]]:
-    """Returns the ids of each sentence, without bos and eos; with `sampling`, drawn by `seed` and the whole list.
+    """Returns the ids of each sentence, without bos and eos.
+
+    With `sampling`, they are a function of `seed` and of the full list of sentences.
 
     Raises:
-        UserError: `nbest` with a BPE vocabulary, which has no such list.
+        UserError: `nbest` with a BPE vocabulary, which has no list of the best segmentations.
     """
     if not sampling:
         return model.encode(list(sentences), num_threads=1)
     if sampling.nbest != -1 and not _has_nbest(model):
         raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
-    # A list is encoded in new threads, which begin their random streams at the seed; several would share out the
-    # sentences by chance, so there is one.
+    # sentencepiece encodes a list in new threads, whose random streams start at the seed. Several threads would divide
+    # the sentences nondeterministically, so there is one.
     with _sampling_lock:
         sentencepiece.set_random_generator_seed(state)
         return model.encode(
@@ -151,7 +154,7 @@ def encode(
 
 
 def decode(model: SentencePieceProcessor, ids: Iterable[Sequence[int]]) -> list[str]:
-    """Returns the plain text of each row of ids up to its first eos; pad and bos have none, unk is " ⁇ "."""
+    """Returns the text of each row of ids up to its first eos; pad and bos are dropped, unk becomes " ⁇ "."""
     rows = [np.asarray(row, np.int64).tolist() for row in ids]
     return model.decode([row[: row.index(EOS)] if EOS in row else row for row in rows])
 
@@ -168,8 +171,8 @@ def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePiece
             eos_id=EOS,
             unk_id=UNK,
             pad_piece="<pad>",
-            max_sentence_length=max(10, longest + 1),  # it would leave out longer ones; 10 is the least it takes
-            num_threads=1,  # part of the result
+            max_sentence_length=max(10, longest + 1),  # longer ones would be skipped; 10 is the minimum
+            num_threads=1,  # the result depends on it
             minloglevel=2,
             **options,
         )
@@ -182,7 +185,7 @@ def _training_error(message: str, size: int, place: str) -> str:
     if found := _TOO_LARGE.search(message):
         return f"a vocabulary of {size} is too large for {place}: the largest possible is {found[1]}"
     if found := _TOO_SMALL.search(message):
-        return f"a vocabulary of {size} is too small for {place}: their characters and the special ids take {found[1]}"
+        return f"a vocabulary of {size} is too small for {place}: their characters and the special ids need {found[1]}"
     return f"sentencepiece cannot learn a vocabulary of {size} from {place}: {message}"
 
 

@@ -3,9 +3,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from attnjax.data.images import pipeline
 from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.format import ImageFormat
 from attnjax.data.images.pipeline import eval_batches, train_iterator
 from attnjax.data.images.sources import open_source
+from attnjax.data.shard import Shard
 from attnjax.errors import UserError
 
 EVERYTHING = Augmentation(
@@ -22,14 +25,24 @@ FAST = Augmentation(crop="pad", pad=1, flip=True, erase=0.5, erase_fill="zero", 
 PLAIN = Augmentation()
 
 
-def train(source, augmentation=PLAIN, **options):
-    values = {"batch_size": 8, "image_size": (8, 8), "mean": (0.5,), "std": (0.25,), "seed": 0, "threads": 1}
-    return train_iterator(source, augmentation=augmentation, **(values | options))
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(pipeline, "THREADS", 1)
 
 
-def evaluate(source, **options):
-    values = {"batch_size": 8, "image_size": (8, 8), "mean": (0.5,), "std": (0.25,), "threads": 1}
-    return list(eval_batches(source, **(values | options)))
+def image_format(source, **fields):
+    values = {"image_size": (8, 8), "channels": source.channels, "std": (0.25,), "resize": "stretch"}
+    return ImageFormat(**(values | fields))
+
+
+def train(source, augmentation=PLAIN, *, fields=(), **options):
+    return train_iterator(
+        source, image_format(source, **dict(fields)), augmentation, **({"batch_size": 8, "seed": 0} | options)
+    )
+
+
+def evaluate(source, *, fields=(), **options):
+    return list(eval_batches(source, image_format(source, **dict(fields)), **({"batch_size": 8} | options)))
 
 
 def take(iterator, count):
@@ -99,20 +112,21 @@ def test_augmentation_differs_between_epochs(memory_source):
 def test_any_number_of_processes_shares_the_same_batches(memory_source, augmentation, count):
     source = memory_source(20, None, channels=3)
     whole = take(train(source, augmentation), 4)
-    parts = [take(train(source, augmentation, process_index=i, process_count=count), 4) for i in range(count)]
+    parts = [take(train(source, augmentation, shard=Shard(i, count)), 4) for i in range(count)]
     for step, batch in enumerate(whole):
         rows = [part[step] for part in parts]
         assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FAST, EVERYTHING], ids=["plain", "fast", "everything"])
-def test_resumed_is_uninterrupted(memory_source, augmentation):
+def test_resumed_is_uninterrupted(memory_source, augmentation, monkeypatch):
+    monkeypatch.setattr(pipeline, "THREADS", 2)
     source = memory_source(20)
-    iterator = train(source, augmentation, threads=2)
+    iterator = train(source, augmentation)
     take(iterator, 3)
     state = iterator.get_state()
     expected = take(iterator, 4)
-    resumed = train(source, augmentation, threads=2)
+    resumed = train(source, augmentation)
     resumed.set_state(state)
     for left, right in zip(expected, take(resumed, 4), strict=True):
         assert_same(left, right)
@@ -154,11 +168,12 @@ def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation)
             assert (batch["label_weight"][partner_gone] == 1).all()
 
 
-def test_corrupt_image_stops_training_by_name(tmp_path, write_images):
+def test_corrupt_image_stops_training_by_name(tmp_path, write_images, monkeypatch):
+    monkeypatch.setattr(pipeline, "THREADS", 2)
     write_images(tmp_path, {f"train/a/{i}.png": (8, 8) for i in range(4)})
     (tmp_path / "train/a/2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"train/a/2\.png"):
-        take(train(open_source(f"folder:{tmp_path}", "train"), threads=2), 2)
+        take(train(open_source(f"folder:{tmp_path}", "train")), 2)
 
 
 # Evaluation
@@ -177,7 +192,7 @@ def test_every_example_once(memory_source, batch_size, size):
 
 def test_processes_share_evaluation(memory_source):
     source = memory_source(9)
-    parts = [evaluate(source, process_index=i, process_count=4) for i in range(4)]
+    parts = [evaluate(source, shard=Shard(i, 4)) for i in range(4)]
     assert {len(part) for part in parts} == {2}
     for step, batch in enumerate(evaluate(source)):
         rows = [part[step] for part in parts]
@@ -185,7 +200,8 @@ def test_processes_share_evaluation(memory_source):
 
 
 def test_evaluation_can_be_repeated(memory_source):
-    batches = eval_batches(memory_source(9), batch_size=4, image_size=(8, 8), mean=(0.5,), std=(0.5,), threads=1)
+    source = memory_source(9)
+    batches = eval_batches(source, image_format(source), batch_size=4)
     for left, right in zip(batches, batches, strict=True):
         assert_same(left, right)
 
@@ -202,15 +218,16 @@ def test_evaluation_masks_skipped_images(memory_source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 9, "process_count": 2}, "batch_size is 9: it should be a multiple of the 2 process"),
+        ({"batch_size": 9, "shard": Shard(0, 2)}, "batch_size is 9: it should be a multiple of the 2 process"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"image_size": (8,)}, "image_size"),
-        ({"image_size": (8, 0)}, "image_size"),
-        ({"image_size": (8, 8.5)}, "image_size"),
-        ({"mean": (0.5, 0.5)}, "mean has 2 values: it should have 1"),
-        ({"std": (0.0,)}, "std is"),
-        ({"resize": "squash"}, "unknown resize 'squash': Known: crop, stretch"),
-        ({"interpolation": "bicubik"}, "did you mean 'bicubic'"),
+        ({"fields": {"image_size": (8,)}}, "image_size"),
+        ({"fields": {"image_size": (8, 0)}}, "image_size"),
+        ({"fields": {"image_size": (8, 8.5)}}, "image_size"),
+        ({"fields": {"channels": 2}}, "channels is 2"),
+        ({"fields": {"mean": (0.5, 0.5)}}, "mean has 2 values: it should have 1"),
+        ({"fields": {"std": (0.0,)}}, "std is"),
+        ({"fields": {"resize": "squash"}}, "unknown resize 'squash': Known: crop, stretch"),
+        ({"fields": {"interpolation": "bicubik"}}, "did you mean 'bicubic'"),
     ],
 )
 def test_bad_arguments(memory_source, options, message):
@@ -224,9 +241,9 @@ def test_bad_arguments(memory_source, options, message):
 @pytest.mark.parametrize(
     ("augmentation", "options", "message"),
     [
-        (Augmentation(repeats=3), {}, "with 3 repeats"),
+        (Augmentation(repeats=3), {}, "with 3 repeats it should be a multiple of 3, and 6 or more"),
         (Augmentation(repeats=8), {}, "with 8 repeats"),
-        (FAST, {"batch_size": 6, "process_count": 2}, "pair images: 3"),
+        (FAST, {"batch_size": 6, "shard": Shard(0, 2)}, "pair images: .* not 3"),
         (PLAIN, {"seed": -1}, "seed is -1"),
     ],
 )
@@ -237,4 +254,4 @@ def test_bad_training_arguments(memory_source, augmentation, options, message):
 
 def test_bad_crop_fraction(memory_source):
     with pytest.raises(UserError, match="crop_fraction"):
-        evaluate(memory_source(20), crop_fraction=0.9)
+        evaluate(memory_source(20), fields={"crop_fraction": 0.9})

@@ -152,7 +152,7 @@ def test_empty_class_folder(tmp_path, write_images, zipped, sizes, split, empty)
     folder = write_images(tmp_path / "data", sizes)
     (folder / empty).mkdir()
     place = zip_folder(folder, tmp_path / "data.zip") if zipped else folder
-    with pytest.raises(UserError, match=f"class folder {empty} holds no images"):
+    with pytest.raises(UserError, match=f"class folder {empty} has no images"):
         open_source(f"folder:{place}", split)
 
 
@@ -341,7 +341,7 @@ def test_stock_set_is_read_without_tensorflow(data_dir, tmp_path):
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"name": "mnist", "version": "3.0.1"}))
     code = (
-        "import sys; from attnjax.data.sources import open_source; "
+        "import sys; from attnjax.data.images.sources import open_source; "
         f"s = open_source('tfds:mnist:3.0.1', 'test', data_dir={str(tmp_path)!r}); "
         "print(len(s), s.load([0])[0][0].shape, s.name(3), 'tensorflow' in sys.modules)"
     )
@@ -369,14 +369,14 @@ def test_stock_set_is_read_without_tensorflow(data_dir, tmp_path):
         ("tfds:a b", "not a TFDS name"),
     ],
 )
-def test_tfds_sets_that_cannot_be_had(tmp_path, spec, message):
+def test_unavailable_tfds_sets(tmp_path, spec, message):
     with pytest.raises(UserError, match=message):
         open_source(spec, "train", data_dir=str(tmp_path))
 
 
 def test_configs_must_be_named(data_dir, tmp_path):
     shutil.copytree(data_dir / "digits" / "1.0.0", tmp_path / "imagenet_resized" / "8x8" / "0.1.0")
-    with pytest.raises(UserError, match="imagenet_resized/CONFIG of 8x8"):
+    with pytest.raises(UserError, match="imagenet_resized/CONFIG with one of: 8x8"):
         open_source("tfds:imagenet_resized", "train", data_dir=str(tmp_path))
 
 
@@ -393,7 +393,7 @@ def test_preparing_a_stock_set_asks_for_tensorflow(tmp_path, monkeypatch):
         prepare("mnits", str(tmp_path))
 
 
-PREPARE = Path(__file__).parents[2] / "experiments" / "prepare.py"
+PREPARE = Path(__file__).parents[3] / "experiments" / "prepare.py"
 
 
 def test_prepare_script(tmp_path):
@@ -410,5 +410,5 @@ def test_prepare_script_says_what_is_wrong(tmp_path):
 
 
 def test_importing_sources_leaves_tfds_alone():
-    code = "import sys, attnjax.data.sources; print('tensorflow_datasets' in sys.modules)"
+    code = "import sys, attnjax.data.images.sources; print('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

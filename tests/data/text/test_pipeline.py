@@ -3,18 +3,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from attnjax.data.text.pipeline import (
-    Batching,
-    _best_widths,
-    encode_pairs,
-    eval_batches,
-    eval_layout,
-    possible_shapes,
-    sampled_corpus,
-    train_iterator,
-    train_layout,
-    training_corpus,
-)
+from attnjax.data.shard import Shard
+from attnjax.data.text.batching import Batching, _best_widths, eval_layout, possible_shapes, train_layout
+from attnjax.data.text.corpus import encode_pairs, sampled_corpus, training_corpus
+from attnjax.data.text.pipeline import eval_batches, train_iterator
 from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.data.text.vocabulary import Sampling, decode, train_vocabulary
 from attnjax.errors import UserError
@@ -45,7 +37,7 @@ def sampled():
 
 
 def train(batching=BUCKET, corpus=same, seed=0, **options):
-    return train_iterator(corpus, batching=batching, seed=seed, **options)
+    return train_iterator(corpus, batching, seed=seed, **options)
 
 
 def take(iterator, count):
@@ -60,7 +52,7 @@ def assert_same(left, right):
 
 
 def texts(batch, side):
-    """Returns the text of every sentence in a batch, row by row, after checking how it lies there."""
+    """Returns the text of every sentence in a batch, row by row, and checks the layout of each."""
     found = []
     for row, ids in enumerate(batch[side]):
         segments = batch[f"{side}_segments"][row] if f"{side}_segments" in batch else (ids != 0).astype(int)
@@ -112,7 +104,7 @@ def test_budget_and_number_of_shapes(batching):
 
 @METHODS
 def test_layout_is_what_comes(batching):
-    layout = train_layout(same, batching=batching, seed=0)
+    layout = train_layout(same, batching, seed=0)
     batches = take(train(batching), layout.batches)
     ids = sum(batch["source"].size + batch["target"].size for batch in batches)
     pads = sum((batch["source"] == 0).sum() + (batch["target"] == 0).sum() for batch in batches)
@@ -122,7 +114,7 @@ def test_layout_is_what_comes(batching):
 
 
 def test_packing_fills_better():
-    padding = [train_layout(same, batching=batching, seed=0).padding for batching in (BUCKET, PACK)]
+    padding = [train_layout(same, batching, seed=0).padding for batching in (BUCKET, PACK)]
     assert padding[1] < 0.15 < padding[0] < 0.35
 
 
@@ -174,7 +166,7 @@ def test_resumed_from_an_orbax_checkpoint(tmp_path):
 @METHODS
 @pytest.mark.parametrize("count", [2, 4])
 def test_any_number_of_processes_shares_the_same_batches(batching, count):
-    parts = [take(train(batching, sampled(), process_index=i, process_count=count), 25) for i in range(count)]
+    parts = [take(train(batching, sampled(), shard=Shard(i, count)), 25) for i in range(count)]
     for step, batch in enumerate(take(train(batching, sampled()), 25)):
         rows = [part[step] for part in parts]
         assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
@@ -184,7 +176,7 @@ def test_any_number_of_processes_shares_the_same_batches(batching, count):
 def test_long_pairs_are_dropped_and_counted(batching, caplog):
     short = Batching(batching.method, max_tokens=64, max_length=9, row_multiple=4)
     expected = int((PAIRS.lengths > 9).sum())
-    layout = train_layout(same, batching=short, seed=0)
+    layout = train_layout(same, short, seed=0)
     assert 0 < expected == layout.dropped == len(SOURCE) - layout.pairs
     train(short)
     assert f"left out {expected} of 300 pairs, longer than max_length 9" in caplog.text
@@ -227,7 +219,7 @@ def test_evaluation_keeps_pairs_beyond_the_budget():
 
 def test_processes_share_evaluation():
     options = {"max_tokens": 256, "row_multiple": 4}
-    parts = [list(eval_batches(PAIRS, process_index=i, process_count=4, **options)) for i in range(4)]
+    parts = [list(eval_batches(PAIRS, shard=Shard(i, 4), **options)) for i in range(4)]
     for step, batch in enumerate(eval_batches(PAIRS, **options)):
         rows = [part[step] for part in parts]
         assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
@@ -254,11 +246,11 @@ def test_bad_arguments():
     with pytest.raises(UserError, match="all of the 300 pairs are longer than max_length 1"):
         train(Batching(max_length=1))
     with pytest.raises(UserError, match=r"multiple of the 3 process\(es\)"):
-        train(process_count=3)
+        train(shard=Shard(0, 3))
     with pytest.raises(UserError, match="seed is -1"):
         train(seed=-1)
     with pytest.raises(UserError, match=r"multiple of the 3 process\(es\)"):
-        eval_batches(PAIRS, process_count=3)
+        eval_batches(PAIRS, shard=Shard(0, 3))
     with pytest.raises(UserError, match="max_tokens is 0"):
         eval_batches(PAIRS, max_tokens=0)
 
@@ -270,7 +262,6 @@ def test_multi30k(real_data):
     source = open_pairs(f"text:{real_data}/multi30k/data/task1/raw", "val", source="en", target="de")
     pairs = encode_pairs(source, train_vocabulary(source.source, source.target, size=2000))
     padding = {
-        method: train_layout(lambda epoch: pairs, batching=Batching(method), seed=0).padding
-        for method in ("bucket", "pack")
+        method: train_layout(lambda epoch: pairs, Batching(method), seed=0).padding for method in ("bucket", "pack")
     }
     assert padding["bucket"] < 0.35 and padding["pack"] < 0.2

@@ -67,12 +67,12 @@ def test_sentences_beyond_sentencepieces_limit_are_learnt_from():
         ({"size": 5000}, r"5000 is too large for the sentences of both languages: the largest possible is \d+"),
         ({"size": 5000, "kind": "unigram"}, r"too large .* the largest possible is \d+"),
         ({"size": 5000, "joint": False}, "of the source language"),
-        ({"size": 10}, r"too small .* their characters and the special ids take \d+"),
+        ({"size": 10}, r"too small .* their characters and the special ids need \d+"),
         ({"kind": "word"}, "unknown kind of vocabulary 'word'.*bpe, unigram"),
         ({"coverage": 0.5}, "coverage is 0.5"),
     ],
 )
-def test_what_cannot_be_learnt(capfd, options, message):
+def test_vocabularies_that_cannot_be_learnt(capfd, options, message):
     with pytest.raises(UserError, match=message):
         vocabulary(**options)
     assert capfd.readouterr().err == ""
@@ -113,7 +113,7 @@ def test_sampling_is_the_same_in_every_process(tmp_path):
     folder = tmp_path / "vocabulary"
     save_vocabulary(vocabulary(), folder)
     script = (
-        "import sys, pathlib; from attnjax.data import text; "
+        "import sys, pathlib; from attnjax.data.text import vocabulary as text; "
         "model = text.load_vocabulary(pathlib.Path(sys.argv[1])).source; "
         "print(text.encode(model, sys.argv[2:], text.Sampling(0.3), (1, 2)))"
     )
