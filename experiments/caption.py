@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from attnjax import cli, data
+from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.reports import attention, figures
 from attnjax.reports.saving import save_figure
@@ -37,7 +37,7 @@ def open_captioner(args: argparse.Namespace) -> Run:
     """Returns the run; UserError if it does not read an image, and a sentence if and only if --source is given."""
     run = open_run(args.workdir, args.checkpoint)
     run.expect("captioning")
-    reads = run.workload.reads
+    reads = run.task.reads
     if "image" not in reads:
         raise UserError("this run reads no images: it is a text-only baseline")
     if ("source" in reads) != (args.source is not None):
@@ -48,10 +48,10 @@ def open_captioner(args: argparse.Namespace) -> Run:
 def main() -> None:
     args = parse_args()
     run = open_captioner(args)
-    images = np.stack([data.read_image(run.config, path) for path in args.images])
+    images = np.stack([run.task.read_image(path) for path in args.images])
     sentences = None if args.source is None else [args.source] * len(images)
     options = cli.search_options(args, run.config)
-    found = run.workload.describe(run.variables, len(images), lambda index: images[index], sentences, **options)
+    found = run.task.describe(run.variables, len(images), lambda index: images[index], sentences, **options)
     figure = plot(run, images[0], found[0][0], args) if args.attention else None
     for path, candidates in zip(args.images, found, strict=True):
         for candidate in candidates:
@@ -62,7 +62,7 @@ def main() -> None:
 
 def plot(run: Run, image: np.ndarray, caption: Candidate, args: argparse.Namespace) -> Figure:
     """Returns the figure of the attention of each of a caption's subwords to the image."""
-    source = run.workload.encode([args.source])[0] if args.source is not None else ()
+    source = run.task.encode([args.source])[0] if args.source is not None else ()
     maps = attention.image_attention(run, image, caption.subwords, source)
     weights, title = attention.select(maps, args.layer, args.head)
     shown = attention.displayable(run.config, image)

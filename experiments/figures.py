@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attnjax import cli, data
+from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.reports import attention, figures, lengths
 from attnjax.reports.saving import save_figure
@@ -46,9 +46,9 @@ def main() -> None:
 
 def plot_attention(run: Run, path: Path, count: int) -> None:
     """Plots the attention over the first `count` test images, labelled with their classes and wrong predictions."""
-    batch = next(iter(data.eval_batches(run.config, data.open_split(run.config, run.config.data.test))))
+    batch = next(iter(run.task.eval_batches(run.task.data.open(run.config.data.test))))
     images, labels = batch["image"][:count], batch["label"][:count]
-    classes, predicted = run.workload.classes, np.asarray(run.task.logits(*run.variables, images)).argmax(-1)
+    classes, predicted = run.task.classes, np.asarray(run.objective.logits(*run.variables, images)).argmax(-1)
     names = [
         classes[label] + ("" if guess == label else f" (predicted {classes[guess]})")
         for label, guess in zip(labels, predicted, strict=True)

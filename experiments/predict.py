@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from attnjax import cli, data
+from attnjax import cli
 from attnjax.runs.folder import open_run
 
 TOP = 5
@@ -22,12 +22,12 @@ def main() -> None:
     args = cli.parse_args(parser, overrides_allowed=False)
     run = open_run(args.workdir, args.checkpoint)
     run.expect("classification")
-    pixels = np.stack([data.read_image(run.config, path) for path in args.images])
-    logits = jax.jit(run.task.logits)(*run.variables, pixels)
+    pixels = np.stack([run.task.read_image(path) for path in args.images])
+    logits = jax.jit(run.objective.logits)(*run.variables, pixels)
     for path, probabilities in zip(args.images, np.asarray(jax.nn.softmax(logits)), strict=True):
         print(path)
         for index in np.argsort(-probabilities)[:TOP]:
-            print(f"  {probabilities[index]:6.2%}  {run.workload.classes[index]}")
+            print(f"  {probabilities[index]:6.2%}  {run.task.classes[index]}")
 
 
 if __name__ == "__main__":

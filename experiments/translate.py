@@ -87,14 +87,14 @@ def chunks(stream: BinaryIO) -> Iterator[list[str]]:
 
 def translate(run: Run, lines: Sequence[str], options: dict[str, int]) -> list[list[Candidate]]:
     """Returns `n_best` candidates per line; those of a line without subwords, such as an empty one, are empty."""
-    workload = run.workload
-    lengths = [len(ids) for ids in workload.encode(lines)]
+    task = run.task
+    lengths = [len(ids) for ids in task.encode(lines)]
     for line, length in zip(lines, lengths, strict=True):
-        if length > workload.limit:
-            print(f"warning: truncated to {workload.limit} of {length} subwords: {line[:60]}...", file=sys.stderr)
+        if length > task.limit:
+            print(f"warning: truncated to {task.limit} of {length} subwords: {line[:60]}...", file=sys.stderr)
     nonempty = [i for i, length in enumerate(lengths) if length > 1]  # all end in eos
     results = [[Candidate("", 0.0, (), ())] for _ in lines]
-    found = workload.translate(run.variables, [lines[i] for i in nonempty], **options)
+    found = task.translate(run.variables, [lines[i] for i in nonempty], **options)
     for i, candidates in zip(nonempty, found, strict=True):
         results[i] = candidates
     missing = Candidate("", -math.inf, (), ())

@@ -39,9 +39,9 @@ def select(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarra
 
 def attends_to_patches(run: Run) -> bool:
     """Returns whether `patch_attention` can be used: the image model's blocks are global attention over patches."""
-    if not hasattr(run.task.model, "tokens"):
+    if not hasattr(run.model, "tokens"):
         return False
-    found = jax.eval_shape(lambda image: _intermediates(run, image, method="tokens")[1], run.workload.example["image"])
+    found = jax.eval_shape(lambda image: _intermediates(run, image, method="tokens")[1], run.task.example["image"])
     return bool(_layers(found, "block"))
 
 
@@ -63,8 +63,8 @@ def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list
     Raises:
         UserError: the model has no attention.
     """
-    vocabulary = run.workload.vocabulary
-    source = run.workload.cut(run.workload.encode([line])[0])
+    vocabulary = run.task.vocabulary
+    source = run.task.truncate(run.task.encode([line])[0])
     _, found = _intermediates(run, np.array([source], np.int32), _teacher_forced(vocabulary, subwords))
     if "decoder" in found:  # an RNN
         maps = found["decoder"]["attention"][0][None]
@@ -81,7 +81,7 @@ def image_attention(run: Run, image: np.ndarray, subwords: Sequence[str], source
     `image` is (H, W, C) float32, `subwords` end in eos, `source` are the ids of its source sentence, if any. Attention
     to other tokens, the encoder's class token or the source sentence, is left out.
     """
-    target = _teacher_forced(run.workload.vocabulary, subwords)
+    target = _teacher_forced(run.task.vocabulary, subwords)
     inputs = {"image": image[None]} | ({"source": np.array([source], np.int32)} if source else {})
     _, found = _intermediates(run, target, **inputs)
     (_, (rows, columns)), _ = _intermediates(run, image[None], method=lambda module, x: module.encoder.tokens(x))
@@ -94,7 +94,7 @@ def image_attention(run: Run, image: np.ndarray, subwords: Sequence[str], source
 def _intermediates(run, *inputs, **options):
     """Returns the model's output and its intermediates."""
     variables = {"params": run.params, **run.model_state}
-    output, state = run.task.model.apply(variables, *inputs, mutable=["intermediates"], **options)
+    output, state = run.model.apply(variables, *inputs, mutable=["intermediates"], **options)
     return output, state.get("intermediates", {})
 
 

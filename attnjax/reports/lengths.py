@@ -30,10 +30,10 @@ def measure(run: Run, width: int = 5) -> list[Bucket]:
         UserError: the run is not of translation, or a sentence exceeds the model's limit.
     """
     run.expect("translation")
-    workload = run.workload
-    pairs = workload.open_split(run.config.data.test)
-    translations = [best[0].text for best in workload.translate(run.variables, pairs.source)]
-    vocabulary = workload.vocabulary
+    task = run.task
+    pairs = task.open_split(run.config.data.test)
+    translations = [best[0].text for best in task.translate(run.variables, pairs.source)]
+    vocabulary = task.vocabulary
     sources = text.encode(vocabulary.source, pairs.source)
     hypotheses, references = (text.encode(vocabulary.target, side) for side in (translations, pairs.target))
     return by_length([len(ids) for ids in sources], hypotheses, references, width)

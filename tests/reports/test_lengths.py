@@ -8,7 +8,6 @@ from attnjax import config as config_lib
 from attnjax.data.builders import symbols
 from attnjax.reports import figures
 from attnjax.reports.lengths import Bucket, by_length
-from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.tasks.translation import Candidate, TranslationWorkload
 from attnjax.training.optimizer import make_optimizer, make_schedule

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from attnjax.data.images.format import check_choice
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError, check_choice, nearest
 
 CROPS = ("none", "pad", "resized")
 ERASE_FILLS = ("noise", "zero")

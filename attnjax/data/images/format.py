@@ -1,7 +1,6 @@
 """How images become model inputs: size, channels, resampling and normalisation."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from attnjax.data.images.decode import DAMAGE, decode_image, from_pil, to_pil
-from attnjax.errors import UserError, nearest
+from attnjax.errors import UserError, check_choice
 
 Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
 
@@ -117,9 +116,3 @@ def check_channels(channels: int) -> None:
     """Raises UserError unless `channels` is 1 or 3."""
     if channels not in (1, 3):
         raise UserError(f"channels is {channels}: images have 1 (grey) or 3 (RGB)")
-
-
-def check_choice(what: str, value: str, known: Sequence[str]) -> None:
-    """Raises UserError unless `value` is one of `known`."""
-    if value not in known:
-        raise UserError(f"unknown {what} '{value}': {nearest(str(value), known)}")
