@@ -19,9 +19,8 @@ from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
-from attnjax.runs.experiment import Experiment, make_devices
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import load
-from attnjax.tasks.classification import ClassificationTask
 from attnjax.weights import published
 
 
@@ -62,8 +61,8 @@ def import_weights(source: Path, config, workdir: Path, class_names: str | None)
     if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
     weights = published.read(source, config.model, (*config.data.image_size, config.data.channels))
-    classes, devices = _classes(weights, class_names), make_devices(config)
-    experiment = Experiment(config, devices, ClassificationTask.with_classes(config, devices, classes))
+    classes = _classes(weights, class_names)
+    experiment = Experiment.classifier(config, classes)
     converted, report = load(experiment.create_state(), weights, config)
     checkpoints = Checkpoints(workdir, config.best_metric)
     checkpoints.save_weights(converted)

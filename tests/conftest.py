@@ -57,19 +57,6 @@ def untrained():
 
 
 @pytest.fixture
-def classifier():
-    """Returns classifier(config, classes): the experiment of an image classifier with no data open."""
-    from attnjax.runs.experiment import Experiment, make_devices
-    from attnjax.tasks.classification import ClassificationTask
-
-    def make(config, classes):
-        devices = make_devices(config)
-        return Experiment(config, devices, ClassificationTask.with_classes(config, devices, classes))
-
-    return make
-
-
-@pytest.fixture
 def translation_experiment(tmp_path):
     """Returns translation_experiment(joint, **model fields): Transformers like Marian's, of numbers in words."""
     from num2words import num2words

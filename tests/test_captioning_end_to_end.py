@@ -12,9 +12,9 @@ from PIL import Image
 
 from attnjax import config as config_lib
 from attnjax import data, models
-from attnjax import tasks as workloads
 from attnjax.metrics.cider import cider
 from attnjax.runs import loop
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
 
 CONFIG = Path(__file__).parent.parent / "configs" / "flickr8k_captioner.py"
@@ -113,25 +113,25 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path, rows):
 
 
 @pytest.fixture
-def workload(photos, tmp_path):
-    return workloads.for_training(make_config(photos), tmp_path)
+def task(photos, tmp_path):
+    return Experiment.from_config(make_config(photos), tmp_path).task
 
 
-def take(workload, count):
-    batches = workload.batches()
+def take(task, count):
+    batches = task.batches()
     found = [next(batches) for _ in range(count)]
     batches.close()
     return found
 
 
-def test_a_caption_has_the_image_it_is_of(workload, monkeypatch):
+def test_a_caption_has_the_image_it_is_of(task, monkeypatch):
     """In more than an epoch of training batches, and the same when two processes share them."""
-    seen, whole = 0, take(workload, 5)
-    assert workload.steps_per_epoch == 3
+    seen, whole = 0, take(task, 5)
+    assert task.steps_per_epoch == 3
     for batch in whole:
         for tokens, image, real in zip(batch["target"], batch["image"], batch["mask"], strict=True):
             if real:
-                text = workload.vocabulary.target.decode([int(t) for t in tokens if t > 2])
+                text = task.vocabulary.target.decode([int(t) for t in tokens if t > 2])
                 expected = COLORS[next(color for color in COLORS if color in text)]
                 # Augmentation moves the border of a square, not its middle.
                 np.testing.assert_allclose(255 * (0.5 + 0.5 * image[8, 8]), expected, atol=1)
@@ -141,7 +141,7 @@ def test_a_caption_has_the_image_it_is_of(workload, monkeypatch):
     shares = []
     for process in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        shares.append(take(workload, 5))
+        shares.append(take(task, 5))
     for batch, *parts in zip(whole, *shares, strict=True):
         for name, array in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
@@ -296,7 +296,7 @@ def test_image_guided_translation_from_training_to_caption(inputs, described_lin
 def test_runs_of_another_task_are_refused(entry, photos, untrained, tmp_path):
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
-    untrained(classifier(config, ("a", "b")), tmp_path)
+    untrained(Experiment.classifier(config, ("a", "b")), tmp_path)
     code, out, err = entry("caption", "--workdir", tmp_path, photos / "test" / "0.png")
     assert (code, out) == (2, "") and "this is a run of classification, not of captioning" in err
 

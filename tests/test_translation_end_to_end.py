@@ -23,8 +23,8 @@ from attnjax.runs import folder as run_lib
 from attnjax.runs import initialise as transfer
 from attnjax.runs import loop
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
-from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.training.devices import Pmap
 from attnjax.training.optimizer import make_optimizer, make_schedule
 
@@ -168,7 +168,7 @@ def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_p
     assert state.step == 0 and changes == []
     old = open_run(trained)
     jax.tree.map(np.testing.assert_array_equal, state.params, old.params)
-    assert workload.encode(["seventy-one"]) == old.workload.encode(["seventy-one"])
+    assert workload.encode(["seventy-one"]) == old.task.encode(["seventy-one"])
 
 
 # Measuring
@@ -178,7 +178,7 @@ def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_p
 def evaluated(trained):
     """The translations of the test split."""
     run = open_run(trained)
-    report = run.workload.test("test", run.variables)
+    report = run.task.test("test", run.variables)
     return report.files["txt"].splitlines()
 
 
@@ -203,13 +203,13 @@ def test_evaluate_writes_scores_with_signatures_and_translations(trained, number
 
 def loss_by_hand(workdir, numbers):
     run = open_run(workdir)
-    vocabulary = run.workload.vocabulary
+    vocabulary = run.task.vocabulary
     sides = [vocabulary.source.encode(lines_of(numbers / f"test.{language}")) for language in ("en", "de")]
     source, target = np.zeros((20, 32), np.int32), np.zeros((20, 32), np.int32)
     for row, (english, german) in enumerate(zip(*sides, strict=True)):
         source[row, : len(english) + 1] = [*english, 2]
         target[row, : len(german) + 2] = [1, *german, 2]
-    logits = jax.jit(run.task.model.apply)({"params": run.params}, source, target[:, :-1])
+    logits = jax.jit(run.model.apply)({"params": run.params}, source, target[:, :-1])
     log_p = np.asarray(jax.nn.log_softmax(logits))
     labels = target[:, 1:]
     losses = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
@@ -353,10 +353,10 @@ def test_a_line_is_answered_before_the_next_one_comes(process, trained, numbers,
 def test_entry_points_refuse_runs_of_another_task(trained, entry, tmp_path):
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
-    workload = ClassificationWorkload(config, ("a", "b"))
+    workload = Experiment.classifier(config, ("a", "b"))
     run_lib.write_description(tmp_path, workload)
     checkpoints = Checkpoints(tmp_path, "accuracy")
-    shapes = run_lib.abstract_state(workload)
+    shapes = workload.state_shapes()
     checkpoints.save_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
     checkpoints.close()
     for name, given, message in [

@@ -15,7 +15,6 @@ from attnjax.config import differences, override, resolve
 from attnjax.errors import UserError
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.folder import Run, open_run
-from attnjax.tasks.classification import ClassificationTask
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.fitting import fit
@@ -80,9 +79,7 @@ def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
     run.expect("classification")
     config = resolve(run.config)
     config.data.image_size = image_size
-    devices = run.experiment.devices
-    task = ClassificationTask.with_classes(config, devices, run.task.classes)
-    experiment = Experiment(config, devices, task)
+    experiment = Experiment.classifier(config, run.task.classes, devices=run.experiment.devices)
     state, _ = load(experiment.state_shapes(), _weights_of(run, f"the run at {image_size}"), config)
     return dataclasses.replace(run, experiment=experiment, params=state.params)
 

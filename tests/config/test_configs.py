@@ -1,6 +1,5 @@
 """Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,15 +13,10 @@ from PIL import Image
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.data.builders import symbols
-from attnjax.data.images.augment import Augmentation
 from attnjax.inspection import flops
-from attnjax.runs import folder as run
+from attnjax.runs.experiment import Experiment
 from attnjax.sweeps import trials
-from attnjax.tasks.captioning import CaptioningWorkload
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.tasks.translation import TranslationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.training.step import make_train_step
+from attnjax.tasks.translation import TranslationTask
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 # Of a Transformer's blocks one shows what all do; the rest would only take time to compile.
@@ -43,10 +37,9 @@ SPECS = [name + argument for name in NAMES for argument in ARGUMENTS.get(name, [
 
 def classification(config, workdir):
     del workdir
-    Augmentation(**config.data.augment)
-    workload = ClassificationWorkload(config, tuple("0123456789"))
-    image = np.random.default_rng(0).normal(size=(2, *workload.example["image"].shape[1:])).astype(np.float32)
-    return workload, {"image": image, "label": np.array([1, 2], np.int32), "mask": np.ones(2, bool)}
+    experiment = Experiment.classifier(config, "0123456789")
+    image = np.random.default_rng(0).normal(size=(2, *experiment.task.example["image"].shape[1:])).astype(np.float32)
+    return experiment, {"image": image, "label": np.array([1, 2], np.int32), "mask": np.ones(2, bool)}
 
 
 def write_numbers(languages, count, folder):
@@ -67,11 +60,11 @@ def translation(config, workdir):
         data.source, data.data_dir, data.vocabulary.size = f"text:{workdir}", "", 150
         data.train = "train"
     data.batching.max_tokens = 8 * data.batching.max_length
-    workload = TranslationWorkload.for_training(config, workdir)
-    batches = workload.batches()
+    experiment = Experiment.from_config(config, workdir)
+    batches = experiment.task.batches()
     batch = next(batches)
     batches.close()
-    return workload, batch
+    return experiment, batch
 
 
 def captioning(config, workdir):
@@ -93,11 +86,11 @@ def captioning(config, workdir):
         data.source = f"captions:{workdir}"
     data.train, data.validation = "train", ""
     data.vocabulary.size, data.batching.max_tokens = 50, 8 * data.batching.max_length
-    workload = CaptioningWorkload.for_training(config, workdir)
-    batches = workload.batches()
+    experiment = Experiment.from_config(config, workdir)
+    batches = experiment.task.batches()
     batch = next(batches)
     batches.close()
-    return workload, batch
+    return experiment, batch
 
 
 TASKS = {"classification": classification, "translation": translation, "captioning": captioning}
@@ -109,20 +102,11 @@ TRACED += [f"multi30k_guided.py:inputs={inputs}" for inputs in ("text", "concate
 
 
 def prepare(config, workdir):
-    """Returns a workload of a config with a smaller model, and a batch."""
+    """Returns the experiment of a config with a smaller model, and a batch."""
     config.model.update(SMALLER.get(config.model.name, {}))
     if config.model.name == "resnet":
         config.model.blocks = (1,) * len(config.model.blocks)
     return TASKS[config.task](config, workdir)
-
-
-def make_step(workload):
-    """Returns a train step, and the function that makes the state it starts from."""
-    config = workload.config
-    schedule = make_schedule(config.optimizer, config.steps or 10**6)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    step = make_train_step(workload.task, optimizer, schedule, config.ema_decay)
-    return step, lambda: run.create_state(workload, optimizer)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -132,9 +116,8 @@ def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     config = config_lib.load(str(FOLDER / spec))
     assert config.data.source
     assert "--config configs/" + name in (FOLDER / name).read_text()
-    workload, batch = prepare(config, tmp_path)
-    step, start = make_step(workload)
-    after, metrics = jax.jit(step)(start(), batch)
+    experiment, batch = prepare(config, tmp_path)
+    after, metrics = jax.jit(experiment.train_step)(experiment.create_state(), batch)
     assert after.step == 1 and np.isfinite(metrics["loss"][0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
@@ -171,10 +154,9 @@ TRACED += [f"paper/imagenet_resnet.py:size={layers}" for layers in (18, 152)]
 TRACED += [f"paper/cifar10_resnet.py:size=cifar{layers}" for layers in (32, 44, 56, 110)]
 
 
-def assert_fits_together(workload, batch):
-    step, start = make_step(workload)
-    state = jax.eval_shape(start)
-    after, metrics = jax.eval_shape(step, state, batch)
+def assert_fits_together(experiment, batch):
+    state = experiment.state_shapes()
+    after, metrics = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state) and "loss" in metrics
 
 
@@ -219,6 +201,14 @@ def test_every_row_of_an_ablation_fits_together(path, tmp_path):
     rows = [trial for trial in sweep.trials if trial.config.seed == 0]
     assert len(sweep.trials) == 3 * len(rows)
     assert not any(field.startswith("data.") for trial in rows for field in trial.overrides)
-    workload, batch = prepare(config_lib.load(str(path)), tmp_path)
+    experiment, batch = prepare(config_lib.load(str(path)), tmp_path)
     for trial in rows:
-        assert_fits_together(dataclasses.replace(workload, config=trial.config), batch)
+        assert_fits_together(on_same_data(experiment, trial.config), batch)
+
+
+def on_same_data(experiment, config):
+    """Returns the experiment of another config, with the classes or the vocabulary of the first."""
+    if config.task == "classification":
+        return Experiment.classifier(config, experiment.task.classes)
+    task = TranslationTask.with_vocabulary(config, experiment.devices, experiment.task.vocabulary)
+    return Experiment(config, experiment.devices, task)

@@ -11,16 +11,16 @@ LINES = ["forty-two", " six  hundred and three ,", "Nine!", "zw\u00f6lf \u4e03",
 
 
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
-def test_translations_are_the_same_from_text_to_text(joint, translation_workload, untrained, entry, tmp_path):
-    run = untrained(translation_workload(joint, output_bias=True), tmp_path / "run")
+def test_translations_are_the_same_from_text_to_text(joint, translation_experiment, untrained, entry, tmp_path):
+    run = untrained(translation_experiment(joint, output_bias=True), tmp_path / "run")
     assert entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")[0] == 0
     tokenizer = transformers.MarianTokenizer.from_pretrained(tmp_path / "out")
     module, report = transformers.MarianMTModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not (report["missing_keys"] | report["unexpected_keys"])
-    assert tokenizer(LINES).input_ids == run.workload.encode(LINES)
-    target = run.workload.vocabulary.target
+    assert tokenizer(LINES).input_ids == run.task.encode(LINES)
+    target = run.task.vocabulary.target
     assert tokenizer(text_target=LINES).input_ids == [[*ids, 2] for ids in target.encode(LINES)]
-    assert len({len(ids) for ids in run.workload.encode(LINES)}) > 2
+    assert len({len(ids) for ids in run.task.encode(LINES)}) > 2
 
     inputs = tokenizer(LINES, return_tensors="pt", padding=True)
     longest = 10
@@ -28,7 +28,7 @@ def test_translations_are_the_same_from_text_to_text(joint, translation_workload
     theirs = tokenizer.batch_decode(found, skip_special_tokens=True)
     lengths = inputs.attention_mask.sum(1).numpy()
     ours = [
-        run.workload.translate(
+        run.task.translate(
             run.variables, [line], beam_size=1, length_penalty="none", extra_length=int(longest - length)
         )[0][0].text
         for line, length in zip(LINES, lengths, strict=True)

@@ -16,9 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.nn.positions import RESIZE_RULES
-from attnjax.runs.folder import abstract_state
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import load
-from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.weights import crossvit as crossvit_weights
 from attnjax.weights import published, resnet, vit
 from attnjax.weights.naming import Format, from_published, split_qkv, to_published
@@ -94,9 +93,9 @@ def read(path, config):
 def load_folder(folder, config):
     """Loads a Hugging Face folder as --config.init_from does, with positions resized."""
     weights = read(folder, config)
-    workload = ClassificationWorkload(config, tuple(map(str, range(CLASSES))))
-    state, report = load(abstract_state(workload), weights, config)
-    return workload.task.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
+    experiment = Experiment.classifier(config, tuple(map(str, range(CLASSES))))
+    state, report = load(experiment.state_shapes(), weights, config)
+    return experiment.task.objective.model, flatten_dict({"params": state.params, **state.model_state}, sep="/"), report
 
 
 @pytest.mark.parametrize("image_size", [(224, 224), (160, 96)])

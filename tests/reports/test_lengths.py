@@ -8,9 +8,10 @@ from attnjax import config as config_lib
 from attnjax.data.builders import symbols
 from attnjax.reports import figures
 from attnjax.reports.lengths import Bucket, by_length
+from attnjax.runs import folder as folder_lib
 from attnjax.runs.checkpoint import Checkpoints
-from attnjax.tasks.translation import Candidate, TranslationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.runs.experiment import Experiment
+from attnjax.tasks.translation import Candidate, TranslationTask
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -46,17 +47,16 @@ def run_folder(tmp_path_factory):
         config = config_lib.load(str(CONFIGS / "reverse.py:model=lstm"))
         config.data.data_dir, config.model.width = str(tmp_path_factory.mktemp("tfds")), 8
         folder = tmp_path_factory.mktemp("runs") / "hand_made"
-        workload = TranslationWorkload.for_training(config, folder)
-        run.write_description(folder, workload)
-        optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
+        experiment = Experiment.from_config(config, folder)
+        folder_lib.write_description(folder, experiment)
         checkpoints = Checkpoints(folder, config.best_metric)
-        checkpoints.save(1, run.create_state(workload, optimizer), workload.batches(), None)
+        checkpoints.save(1, experiment.create_state(), experiment.task.batches(), None)
         checkpoints.wait()
         checkpoints.close()
     return folder
 
 
-def translate_by_hand(workload, variables, lines):
+def translate_by_hand(task, variables, lines):
     """Reverses what has at most 20 symbols, and of what is longer copies half and leaves out the rest."""
     words = [line.split() for line in lines]
     outputs = [row[::-1] if len(row) <= 20 else row[: len(row) // 2] for row in words]
@@ -64,7 +64,7 @@ def translate_by_hand(workload, variables, lines):
 
 
 def test_runs_are_compared_by_length(run_folder, entry, monkeypatch, tmp_path):
-    monkeypatch.setattr(TranslationWorkload, "translate", translate_by_hand)
+    monkeypatch.setattr(TranslationTask, "translate", translate_by_hand)
     code, out, err = entry("figures", "--lengths", tmp_path / "new" / "reach.png", run_folder)
     assert code == 0 and "reach.png" in out and "reach.csv" in out, err
     assert (tmp_path / "new" / "reach.png").read_bytes().startswith(b"\x89PNG")

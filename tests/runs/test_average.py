@@ -9,6 +9,7 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment
 
 
 class NoData:
@@ -24,7 +25,7 @@ def make_run(workdir, *, keep, accuracies, ema=0.0):
     config.model = models.fields("mlp", widths=(4,))
     config.data.image_size, config.data.channels = (2, 2), 1
     config.keep_checkpoints, config.ema_decay = keep, ema
-    experiment = classifier(config, ("a", "b"))
+    experiment = Experiment.classifier(config, ("a", "b"))
     folder.write_description(workdir, experiment)
     shapes, states = experiment.state_shapes(), {}
     checkpoints = Checkpoints(workdir, "accuracy", keep=keep)

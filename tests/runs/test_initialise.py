@@ -10,27 +10,21 @@ from attnjax import models
 from attnjax.data.text.vocabulary import train_vocabulary
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
-from attnjax.runs import folder as run
+from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.initialise import initialise, load
-from attnjax.tasks.captioning import CaptioningWorkload
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.tasks.captioning import CaptioningTask
+from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.weights.published import Weights
 
 
-def workload(config, classes):
-    return ClassificationWorkload(config, tuple(map(str, range(classes))))
-
-
 def make_shapes(config, classes):
-    return run.abstract_state(workload(config, classes))
+    return Experiment.classifier(config, map(str, range(classes))).state_shapes()
 
 
 def make_state(config, classes):
     """Returns the state at the start of training."""
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
-    return run.create_state(workload(config, classes), optimizer)
+    return Experiment.classifier(config, map(str, range(classes))).create_state()
 
 
 def flat(tree):
@@ -116,7 +110,7 @@ def run_folder(make_config, random_variables, tmp_path):
         checkpoints = Checkpoints(tmp_path / "run", "accuracy")
         checkpoints.save_weights(state)
         checkpoints.close()
-        run.write_description(tmp_path / "run", ClassificationWorkload(config, ("cat", "dog", "owl")))
+        folder.write_description(tmp_path / "run", Experiment.classifier(config, ("cat", "dog", "owl")))
         return tmp_path / "run", state
 
     return make
@@ -135,8 +129,8 @@ def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
     config.encoder_from = str(path)
     names = ("zero", "one", "two")
     vocabulary = train_vocabulary(names, names, size=20)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=10))
-    fresh = run.create_state(CaptioningWorkload(config, vocabulary), optimizer)
+    devices = make_devices(config)
+    fresh = Experiment(config, devices, CaptioningTask.with_vocabulary(config, devices, vocabulary)).create_state()
     state, report = initialise(fresh, config)
     assert report == [
         f"encoder initialised from {path}",

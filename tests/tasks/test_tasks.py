@@ -4,8 +4,8 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax import tasks as workloads
 from attnjax.errors import UserError
+from attnjax.runs.experiment import Experiment
 
 RNN = models.fields("rnn", embedding=8, width=8)
 BAD = {
@@ -53,8 +53,8 @@ def changed(config, fields):
 def test_what_cannot_be_is_one_line(case, make_config, tmp_path):
     fields, message = BAD[case]
     with pytest.raises(UserError) as error:
-        workload = workloads.for_training(changed(make_config(), fields), tmp_path)
-        assert workload.steps_per_epoch and workload.task
+        experiment = Experiment.from_config(changed(make_config(), fields), tmp_path)
+        assert experiment.steps and experiment.task
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -73,7 +73,7 @@ def test_what_a_classifier_cannot_be(fields, message, tmp_path):
     config.model, config.data.source = models.fields("mlp"), "tfds:digits"
     config.data.image_size, config.data.channels = (8, 8), 1
     with pytest.raises(UserError) as error:
-        assert workloads.for_training(changed(config, fields), tmp_path).task
+        assert Experiment.from_config(changed(config, fields), tmp_path)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -81,6 +81,6 @@ def test_a_validation_sentence_beyond_the_models_limit_is_named_before_training(
     config = make_config()
     config.model.max_length = config.data.batching.max_length = 8
     with pytest.raises(UserError, match=r"val.en line \d+ has \d+ subwords, more than the model's limit of 8"):
-        workloads.for_training(config, tmp_path)
+        Experiment.from_config(config, tmp_path)
     config.data.validation = ""
-    assert workloads.for_training(config, tmp_path).validate(None) == {}
+    assert Experiment.from_config(config, tmp_path).task.validate(None) == {}

@@ -1,11 +1,12 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from attnjax import models
-from attnjax import tasks as workloads
-from attnjax.data.text.sources import open_pairs
-from attnjax.tasks.translation import TranslationWorkload
+from attnjax import models, tasks
+from attnjax.tasks.translation import TranslationTask
+from attnjax.training import devices
 
 RNN = dict(embedding=8, width=8, dropout=0.0)
 MODELS = {
@@ -21,7 +22,19 @@ LONG = "one hundred and seventeen, two hundred and twenty-four"
 
 @pytest.fixture(scope="module")
 def vocabulary(make_config, tmp_path_factory):
-    return workloads.for_training(make_config(), tmp_path_factory.mktemp("none")).vocabulary
+    return for_training(make_config(), tmp_path_factory.mktemp("none")).vocabulary
+
+
+def for_training(config, workdir):
+    return tasks.for_training(config, devices.make(), workdir)
+
+
+def from_run(config, workdir):
+    return tasks.from_run(config, devices.make(), workdir)
+
+
+def from_vocabulary(config, vocabulary):
+    return TranslationTask.with_vocabulary(config, devices.make(), vocabulary)
 
 
 # Translating
@@ -32,8 +45,8 @@ def translator(request, make_config, vocabulary):
     """A model of random weights, and its translations of SHORT and LONG in one batch."""
     config = make_config(MODELS[request.param])
     config.decoding.update(beam_size=3, length_penalty="none", extra_length=EXTRA)
-    workload = TranslationWorkload(config, vocabulary)
-    shapes, _ = jax.eval_shape(workload.task.init, jax.random.key(0), workload.example)
+    task = from_vocabulary(config, vocabulary)
+    shapes, _ = jax.eval_shape(task.objective.init, jax.random.key(0), task.example)
     rng = np.random.default_rng(2)
     params = jax.tree.map(lambda x: (0.5 * rng.normal(size=x.shape)).astype(np.float32), shapes)
     # So that some translations end early and others at their limit.
@@ -42,7 +55,7 @@ def translator(request, make_config, vocabulary):
     else:
         params["output"]["bias"][2] += 2 if request.param == "rnn-additive" else 1
     variables = params, {}
-    return workload, variables, workload.translate(variables, [*SHORT, LONG], n_best=3)
+    return task, variables, task.translate(variables, [*SHORT, LONG], n_best=3)
 
 
 def assert_same(one, other):
@@ -53,19 +66,19 @@ def assert_same(one, other):
             np.testing.assert_allclose(left.log_probs, right.log_probs, atol=1e-4)
 
 
-def test_company_does_not_change_a_translation(translator, monkeypatch):
+def test_company_does_not_change_a_translation(translator):
     """Not the others' order, nor their number and length: LONG makes rows twice as wide."""
-    workload, variables, found = translator
-    assert all(len(ids) <= 16 for ids in workload.encode(SHORT)) and len(workload.encode([LONG])[0]) > 16
+    task, variables, found = translator
+    assert all(len(ids) <= 16 for ids in task.encode(SHORT)) and len(task.encode([LONG])[0]) > 16
     order = np.random.default_rng(0).permutation(9)
     lines = [*SHORT, LONG]
-    shuffled = workload.translate(variables, [lines[i] for i in order], n_best=3)
+    shuffled = task.translate(variables, [lines[i] for i in order], n_best=3)
     assert_same(shuffled, [found[i] for i in order])
-    assert_same(workload.translate(variables, SHORT, n_best=3), found[:8])
+    assert_same(task.translate(variables, SHORT, n_best=3), found[:8])
     for i in (0, 6):
-        assert_same(workload.translate(variables, SHORT[i : i + 1], n_best=3), found[i : i + 1])
-    monkeypatch.setattr(workload.config.data, "eval_tokens", 128)  # two batches
-    assert_same(workload.translate(variables, SHORT[:3] * 5, n_best=3), found[:3] * 5)
+        assert_same(task.translate(variables, SHORT[i : i + 1], n_best=3), found[i : i + 1])
+    smaller = dataclasses.replace(task, searcher=dataclasses.replace(task.searcher, eval_tokens=128))  # two batches
+    assert_same(smaller.translate(variables, SHORT[:3] * 5, n_best=3), found[:3] * 5)
     assert len({candidates[0].subwords for candidates in found}) > 3  # or the rest would say little
 
 
@@ -82,8 +95,8 @@ def test_candidates_are_distinct_and_sorted_and_their_scores_are_sums(translator
 
 
 def test_a_translation_is_at_most_so_much_longer_than_its_line(translator):
-    workload, _, found = translator
-    lengths = [len(ids) for ids in workload.encode([*SHORT, LONG])]
+    task, _, found = translator
+    lengths = [len(ids) for ids in task.encode([*SHORT, LONG])]
     room = [
         length + EXTRA - len(candidate.subwords)
         for length, candidates in zip(lengths, found, strict=True)
@@ -93,22 +106,22 @@ def test_a_translation_is_at_most_so_much_longer_than_its_line(translator):
 
 
 def test_the_text_is_that_of_the_subwords(translator):
-    workload, _, found = translator
+    task, _, found = translator
     for candidates in found:
         for text, _, subwords, _ in candidates:
-            assert text == workload.vocabulary.target.decode(list(subwords[:-1]))
+            assert text == task.vocabulary.target.decode(list(subwords[:-1]))
 
 
-def test_lines_are_cut_to_the_models_limit(make_config, vocabulary):
-    workload = TranslationWorkload(make_config(), vocabulary)
-    assert workload.limit == 64
-    (ids,) = workload.encode([LONG * 10])
+def test_lines_are_truncated_to_the_models_limit(make_config, vocabulary):
+    task = from_vocabulary(make_config(), vocabulary)
+    assert task.limit == 64
+    (ids,) = task.encode([LONG * 10])
     assert len(ids) > 64 and ids[-1] == 2
-    assert workload.cut(ids) == [*ids[:63], 2]
+    assert task.truncate(ids) == [*ids[:63], 2]
     for length in (1, 2, 63, 64):
         whole = [*ids[: length - 1], 2]
-        assert workload.cut(whole) == whole
-    assert TranslationWorkload(make_config(MODELS["rnn"]), vocabulary).limit == 1024
+        assert task.truncate(whole) == whole
+    assert from_vocabulary(make_config(MODELS["rnn"]), vocabulary).limit == 1024
 
 
 # Training
@@ -122,15 +135,14 @@ def test_an_epoch_has_as_many_steps_as_batches(make_config, vocabulary, numbers,
     config = make_config()
     config.data.batching.update(fields)
     config.accumulate, config.data.batching.max_tokens = accumulate, 256 * (3 if accumulate > 1 else 1)
-    pairs = open_pairs(f"text:{numbers}", "train", source="en", target="de")
-    workload = TranslationWorkload(config, vocabulary, {"train": pairs})
-    batches, count, seen = workload.batches(), 0, 0
+    task = for_training(config, numbers / "nowhere")
+    batches, count, seen = task.batches(), 0, 0
     while batches.get_state()["epoch"] == 0:
         batch = next(batches)
         assert len(batch["mask"]) % (8 * accumulate) == 0
         count, seen = count + 1, seen + (batch["target"] == 1).sum()
     batches.close()
-    assert workload.steps_per_epoch == count > 1 and seen == len(pairs) == 250
+    assert task.steps_per_epoch == count > 1 and seen == len(task.data.train) == 250
 
 
 # The vocabulary
@@ -143,33 +155,33 @@ def pieces(vocabulary):
 def test_the_vocabulary_is_the_run_folders_else_that_of_the_run_before_else_learnt(make_config, tmp_path):
     old, new, none = (tmp_path / name for name in ("old", "new", "none"))
     config = make_config()
-    learnt = workloads.for_training(config, none)
+    learnt = for_training(config, none)
     assert not none.exists() and len(pieces(learnt.vocabulary)) == 70
     learnt.save(new)
 
     config.data.vocabulary.size = 60
-    other = workloads.for_training(config, none)
+    other = for_training(config, none)
     assert len(pieces(other.vocabulary)) == 60
     other.save(old)
 
     config.data.vocabulary.size = 50
     config.init_from = str(old)
-    assert pieces(workloads.for_training(config, none).vocabulary) == pieces(other.vocabulary)
-    assert pieces(workloads.for_training(config, new).vocabulary) == pieces(learnt.vocabulary)
-    assert pieces(workloads.from_run(config, new).vocabulary) == pieces(learnt.vocabulary)
+    assert pieces(for_training(config, none).vocabulary) == pieces(other.vocabulary)
+    assert pieces(for_training(config, new).vocabulary) == pieces(learnt.vocabulary)
+    assert pieces(from_run(config, new).vocabulary) == pieces(learnt.vocabulary)
     config.init_from = str(tmp_path / "weights.npz")
-    assert len(pieces(workloads.for_training(config, none).vocabulary)) == 50
+    assert len(pieces(for_training(config, none).vocabulary)) == 50
 
 
 def test_separate_vocabularies_have_their_own_sizes(make_config, tmp_path):
     config = make_config()
     config.model.tie = "decoder"
     config.data.vocabulary.joint = False
-    workload = workloads.for_training(config, tmp_path)
-    workload.save(tmp_path)
-    again = workloads.from_run(config, tmp_path)
-    assert not again.vocabulary.joint and pieces(again.vocabulary) == pieces(workload.vocabulary)
-    model = again.task.model
+    task = for_training(config, tmp_path)
+    task.save(tmp_path)
+    again = from_run(config, tmp_path)
+    assert not again.vocabulary.joint and pieces(again.vocabulary) == pieces(task.vocabulary)
+    model = again.objective.model
     assert (model.source_vocabulary, model.target_vocabulary) == (70, 70)
     assert again.vocabulary.target.decode(again.vocabulary.target.encode("zwölf")) == "zwölf"
-    assert "vocabulary  70 and 70 subwords, bpe" in workload.header
+    assert "vocabulary  70 and 70 subwords, bpe" in task.header

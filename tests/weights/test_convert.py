@@ -8,8 +8,8 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax import models
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
-from attnjax.tasks.classification import ClassificationWorkload
 from attnjax.weights import published, transformer
 
 CONFIG = """
@@ -41,7 +41,7 @@ def test_weights_become_a_run_and_a_run_becomes_hugging_face_weights(files, proc
     assert (started.returncode, errors) == (0, "")
     assert "run: vit of 3 classes" in said
     opened = open_run(workdir)
-    assert (opened.step, opened.workload.classes) == (0, ("cat", "dog", "owl"))
+    assert (opened.step, opened.task.classes) == (0, ("cat", "dog", "owl"))
     np.testing.assert_array_equal(opened.params["class_token"], variables["params/class_token"])
 
     code, said, _ = entry("convert", workdir, "--huggingface", out)
@@ -106,7 +106,7 @@ def test_a_swin_is_written_for_hugging_face(untrained, entry, tmp_path):
     config = config_lib.classification()
     small = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3)
     config.model, config.data.image_size = models.fields("swin", **small), (16, 16)
-    run = untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "run")
+    run = untrained(Experiment.classifier(config, ("cat", "dog")), tmp_path / "run")
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")
     assert (code, said.split("transformers' ")[1]) == (0, "SwinForImageClassification\n")
     again = published.read(tmp_path / "out", config.model, (16, 16, 3))
@@ -117,14 +117,14 @@ def test_a_swin_is_written_for_hugging_face(untrained, entry, tmp_path):
 
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
 def test_a_translator_is_written_for_hugging_face_with_its_subwords(
-    joint, translation_workload, untrained, entry, tmp_path
+    joint, translation_experiment, untrained, entry, tmp_path
 ):
-    run = untrained(translation_workload(joint), tmp_path / "run")
+    run = untrained(translation_experiment(joint), tmp_path / "run")
     out = tmp_path / "out"
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", out)
     assert (code, said.split("transformers' ")[1]) == (0, "MarianMTModel and MarianTokenizer\n")
     jax.tree.map(np.testing.assert_array_equal, transformer.read(out, run.task.model), run.params)
-    vocabulary = run.workload.vocabulary
+    vocabulary = run.task.vocabulary
     for side in ("source", "target"):
         subwords = (out / f"{side}.spm").read_bytes()
         assert subwords == (tmp_path / "run" / "vocabulary" / f"{'joint' if joint else side}.model").read_bytes()
@@ -138,11 +138,11 @@ def test_a_translator_is_written_for_hugging_face_with_its_subwords(
     assert (described["source_lang"], described["target_lang"], described["model_max_length"]) == ("en", "de", 64)
 
 
-def test_a_model_without_a_hugging_face_class_is_refused(translation_workload, untrained, entry, tmp_path):
-    untrained(translation_workload(norm="pre"), tmp_path / "pre")
+def test_a_model_without_a_hugging_face_class_is_refused(translation_experiment, untrained, entry, tmp_path):
+    untrained(translation_experiment(norm="pre"), tmp_path / "pre")
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("lenet"), (32, 32)
-    untrained(ClassificationWorkload(config, ("cat", "dog")), tmp_path / "lenet")
+    untrained(Experiment.classifier(config, ("cat", "dog")), tmp_path / "lenet")
     for run, message in (
         ("pre", "Hugging Face's Marian does not compute this model, which has norm=pre, not post"),
         ("lenet", "Hugging Face's formats are not written for lenet, only for: vit, swin, transformer"),

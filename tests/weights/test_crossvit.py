@@ -11,11 +11,10 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
-from attnjax.runs import folder as run
+from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import crossvit, published
 from attnjax.weights.naming import to_published
 
@@ -110,7 +109,7 @@ def test_names_and_shapes_are_those_of_the_published_files():
 def load(path, config, classes=CLASSES):
     """Returns the parameters (flat) and the report of a new run from old weights."""
     config.init_from = str(path)
-    state, report = initialise(run.abstract_state(ClassificationWorkload(config, classes)), config)
+    state, report = initialise(Experiment.classifier(config, classes).state_shapes(), config)
     return flatten_dict({"params": state.params}, sep="/"), report
 
 
@@ -129,8 +128,7 @@ def test_other_classes_replace_both_heads(file):
     path, variables = file
     config = make_config()
     config.init_from = str(path)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1))
-    fresh = run.create_state(ClassificationWorkload(config, tuple("abcde")), optimizer)
+    fresh = Experiment.classifier(config, tuple("abcde")).create_state()
     state, report = initialise(fresh, config)
     assert report == ["head replaced: 3 -> 5 classes"]
     old, new = (flatten_dict({"params": tree.params}, sep="/") for tree in (fresh, state))
@@ -151,12 +149,12 @@ def test_a_file_without_heads(file, tmp_path):
 def test_a_run_initialises_another_image_size_and_dropout_but_not_another_model(tmp_path):
     one_stage = dict(stages=1, depths=(1, 1))  # the least to compile
     config = make_config((16, 8), **one_stage)
-    workload = ClassificationWorkload(config, CLASSES)
-    old = run.create_state(workload, make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1)))
+    experiment = Experiment.classifier(config, CLASSES)
+    old = experiment.create_state()
     checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
     checkpoints.save_weights(old)
     checkpoints.close()
-    run.write_description(tmp_path / "run", workload)
+    folder.write_description(tmp_path / "run", experiment)
     _, report = load(tmp_path / "run", make_config((16, 16), drop_path=0.1, kernel_std=0.0, **one_stage))
     assert report == [
         "positions resized 4x2 -> 4x4 (bicubic_antialias)",

@@ -11,11 +11,10 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_grid, resize_positions
-from attnjax.runs import folder as run
+from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.weights import huggingface, published, swin
 from attnjax.weights.naming import detect, to_published
 
@@ -122,7 +121,7 @@ def test_bare_hugging_face_model_has_no_head(tmp_path):
 def load(path, config):
     """Returns the parameters (flat) and the report of a new run from old weights."""
     config.init_from = str(path)
-    state, report = initialise(run.abstract_state(ClassificationWorkload(config, CLASSES)), config)
+    state, report = initialise(Experiment.classifier(config, CLASSES).state_shapes(), config)
     return flatten_dict({"params": state.params}, sep="/"), report
 
 
@@ -150,12 +149,12 @@ def test_tables_shrink_with_the_window_where_the_map_is_smaller(tmp_path):
 
 def test_a_run_initialises_another_window_but_not_another_model(tmp_path):
     config = make_config()
-    workload = ClassificationWorkload(config, CLASSES)
-    old = run.create_state(workload, make_optimizer(config.optimizer, make_schedule(config.optimizer, steps=1)))
+    experiment = Experiment.classifier(config, CLASSES)
+    old = experiment.create_state()
     checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
     checkpoints.save_weights(old)
     checkpoints.close()
-    run.write_description(tmp_path / "run", workload)
+    folder.write_description(tmp_path / "run", experiment)
     params, report = load(tmp_path / "run", make_config(window=4, shift_by="padding", drop_path=0.1))
     assert report == ["relative positions resized 5x5 -> 7x7 (bicubic)"]
     table = flatten_dict({"params": old.params}, sep="/")[TABLE]
