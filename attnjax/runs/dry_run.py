@@ -13,8 +13,8 @@ from rich.table import Table
 from attnjax import tasks as workloads
 from attnjax.inspection import parameters
 from attnjax.inspection.flops import step_multiply_adds
-from attnjax.training import devices as parallel
 from attnjax.runs import folder as run
+from attnjax.training import devices as parallel
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
 

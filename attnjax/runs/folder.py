@@ -14,8 +14,8 @@ from attnjax import config as config_lib
 from attnjax import tasks as workloads
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
-from attnjax.training import state as state_lib
 from attnjax.runs.checkpoint import AVERAGE, Checkpoints
+from attnjax.training import state as state_lib
 from attnjax.training.optimizer import make_optimizer, make_schedule
 
 DATA_FILE = "data.json"

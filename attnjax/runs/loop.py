@@ -12,17 +12,17 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from attnjax import tasks as workloads
-from attnjax.inspection import parameters
 from attnjax.errors import Diverged, UserError, WriteError
-from attnjax.runs import log as metrics_lib
-from attnjax.training import devices as parallel
+from attnjax.inspection import parameters
 from attnjax.runs import folder as run
+from attnjax.runs import initialise as transfer
+from attnjax.runs import log as metrics_lib
 from attnjax.runs.checkpoint import Checkpoints, check_keep, has_checkpoint
 from attnjax.runs.locking import locked
+from attnjax.runs.stopping import watch_signals
+from attnjax.training import devices as parallel
 from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.training.step import make_train_step
-from attnjax.runs.stopping import watch_signals
-from attnjax.runs import initialise as transfer
 
 
 def _steps(config, per_epoch):

@@ -11,12 +11,12 @@ from attnjax.data.text.vocabulary import train_vocabulary
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder as run
-from attnjax.runs.checkpoint import Checkpoints
-from attnjax.training.optimizer import make_optimizer, make_schedule
 from attnjax.runs import initialise as transfer
-from attnjax.weights.published import Weights
+from attnjax.runs.checkpoint import Checkpoints
 from attnjax.tasks.captioning import CaptioningWorkload
 from attnjax.tasks.classification import ClassificationWorkload
+from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.weights.published import Weights
 
 
 def workload(config, classes):
