@@ -227,7 +227,9 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"checkpoint {step} in '{self.folder}' does not fit this config's model: {reason}") from error
+            raise UserError(
+                f"checkpoint {step} in '{self.folder}' does not fit this config's model: {reason}"
+            ) from error
         if data_iterator is not None:
             data_iterator.set_state(restored["data"])
         # Arrays that are not committed to a device can be used with any others.

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 
 from attnjax.errors import Diverged, UserError, WriteError
-from attnjax.runs import checksums
-from attnjax.runs import loop
+from attnjax.runs import checksums, loop
 from attnjax.runs import folder as run
 from attnjax.runs.checkpoint import Checkpoints, has_checkpoint
 from attnjax.runs.locking import locked
-from attnjax.training.devices import Pmap
 from attnjax.runs.stopping import watch_signals
+from attnjax.training.devices import Pmap
 
 
 def signal_at(monkeypatch, step, *numbers):

@@ -1,0 +1,1 @@
+"""A run on disk: its experiment, folder, checkpoints, log and training loop."""
