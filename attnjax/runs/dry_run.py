@@ -12,14 +12,7 @@ from rich.table import Table
 
 from attnjax.inspection import cost, parameters
 from attnjax.inspection.flops import step_multiply_adds
-<<<<<<< HEAD
 from attnjax.runs.experiment import Experiment
-=======
-from attnjax.runs import folder as run
-from attnjax.training import devices as parallel
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.training.step import make_train_step
->>>>>>> docs
 
 
 def measure(experiment: Experiment) -> dict[str, Any]:

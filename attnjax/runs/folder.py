@@ -13,14 +13,9 @@ from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
 from attnjax.runs.checkpoint import AVERAGE, Checkpoints
-<<<<<<< HEAD
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.tasks import Task
 from attnjax.training import devices as devices_lib
-=======
-from attnjax.training import state as state_lib
-from attnjax.training.optimizer import make_optimizer, make_schedule
->>>>>>> docs
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"

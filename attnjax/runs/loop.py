@@ -10,65 +10,17 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-<<<<<<< HEAD
 from attnjax.errors import Diverged, WriteError
 from attnjax.inspection import parameters
 from attnjax.runs import folder
-=======
-from attnjax import tasks as workloads
-from attnjax.errors import Diverged, UserError, WriteError
-from attnjax.inspection import parameters
-from attnjax.runs import folder as run
-from attnjax.runs import initialise as transfer
-from attnjax.runs import log as metrics_lib
->>>>>>> docs
 from attnjax.runs.checkpoint import Checkpoints, check_keep, has_checkpoint
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
 from attnjax.runs.locking import locked
-<<<<<<< HEAD
 from attnjax.runs.log import RunLog
 from attnjax.runs.monitor import Monitor
 from attnjax.runs.stopping import Stop, watch_signals
 from attnjax.training.state import TrainState
-=======
-from attnjax.runs.stopping import watch_signals
-from attnjax.training import devices as parallel
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.training.step import make_train_step
-
-
-def _steps(config, per_epoch):
-    steps = config.steps or math.ceil(config.epochs * per_epoch)
-    if steps <= 0:
-        raise UserError(f"nothing to train: steps={config.steps}, epochs={config.epochs}; one must be positive")
-    return steps
-
-
-def _header(log, workload, devices, workdir, params, steps):
-    config, parts = workload.config, parameters.count_by_part(params)
-    log.message(f"devices     {parallel.describe(devices)}")
-    log.message(f"model       {config.model.name}, {parameters.count(params):,} parameters")
-    for name, count in parts.items():
-        log.message(f"            {count:>12,} {name}")
-    for line in workload.header:
-        log.message(line)
-    log.message(f"steps       {steps:,} ({steps / workload.steps_per_epoch:.1f} epochs)")
-    log.message(f"run folder  {workdir}")
-
-
-def _closing_rows(workdir, checkpoints, steps, seconds):
-    rows = {"run folder": str(workdir), "steps": f"{steps:,}", "seconds since this start": f"{seconds:.0f}"}
-    if checkpoints.best is not None:
-        best, last = checkpoints.metrics(checkpoints.best), checkpoints.metrics(checkpoints.latest)
-        rows["validation, best checkpoint"] = f"{_words(best)}, step {checkpoints.best:,}"
-        rows["validation, last checkpoint"] = f"{_words(last)}, step {checkpoints.latest:,}"
-    return rows
-
-
-def _words(metrics):
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else "not validated"
->>>>>>> docs
 
 
 def train(config: ConfigDict, workdir: Path) -> None:

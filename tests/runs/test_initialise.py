@@ -10,26 +10,12 @@ from attnjax import models
 from attnjax.data.text.vocabulary import train_vocabulary
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
-<<<<<<< HEAD
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.initialise import initialise, load
 from attnjax.tasks.captioning import CaptioningTask
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.weights.published import Weights
-=======
-from attnjax.runs import folder as run
-from attnjax.runs import initialise as transfer
-from attnjax.runs.checkpoint import Checkpoints
-from attnjax.tasks.captioning import CaptioningWorkload
-from attnjax.tasks.classification import ClassificationWorkload
-from attnjax.training.optimizer import make_optimizer, make_schedule
-from attnjax.weights.published import Weights
-
-
-def workload(config, classes):
-    return ClassificationWorkload(config, tuple(map(str, range(classes))))
->>>>>>> docs
 
 
 def make_shapes(config, classes):
