@@ -14,7 +14,7 @@ def batch_axis() -> str | None:
     return BATCH_AXIS if BATCH_AXIS in mesh.manual_axes and mesh.shape[BATCH_AXIS] > 1 else None
 
 
-def bernoulli(key: jax.Array, p, shape: tuple[int, ...]) -> jax.Array:
+def bernoulli(key: jax.Array, p: float | jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Returns a boolean array of `shape`, (B, ...), True with probability p.
 
     Where the batch is sharded, these are this device's rows of the array for the global batch, so that with one key on

@@ -45,7 +45,9 @@ def apply_block(block: nn.Module, *inputs, remat: str, **options):
     return nn.remat(lambda block, *inputs: block(*inputs, **options), policy=REMATS[remat])(block, *inputs)
 
 
-def apply_blocks(blocks: Sequence[nn.Module], x, *inputs, masks: Sequence = (None,), remat: str, scan: bool, train):
+def apply_blocks(
+    blocks: Sequence[nn.Module], x, *inputs, masks: Sequence = (None,), remat: str, scan: bool, train: bool
+):
     """Returns x after block(x, *inputs, mask=mask, train=train) of each block in turn.
 
     Block i has the mask i % len(masks). With `scan`, `jax.lax.scan` over stacked parameters compiles one step of
