@@ -26,8 +26,7 @@ def parse_args(
 ) -> argparse.Namespace:
     """Parses the command line; each `--config.PATH=VALUE` (or ` VALUE`) becomes (PATH, VALUE) in `args.overrides`.
 
-    Raises:
-        UserError: an override has no value, or overrides are not allowed.
+    UserError if an override has no value, or if there are any and `overrides_allowed` is False.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     rest, overrides = [], []

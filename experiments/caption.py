@@ -57,7 +57,7 @@ def main() -> None:
         for candidate in candidates:
             print(f"{path}\t{candidate.score:.4f}\t{candidate.text}")
     if figure:
-        save_figure(args.attention, figure, messages=sys.stderr)  # stdout is for captions only
+        save_figure(args.attention, figure, log=sys.stderr)  # stdout is for captions only
 
 
 def plot(run: Run, image: np.ndarray, caption: Candidate, args: argparse.Namespace) -> Figure:

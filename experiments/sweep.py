@@ -28,12 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="concurrent trials; on this machine they share CPU cores")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local")
     parser.add_argument(
-        "--evaluate",
-        nargs="?",
-        const="best",
-        default="",
-        metavar="CHECKPOINT",
-        help="evaluate each trial on the test split; default: the best checkpoint",
+        "--evaluate", nargs="?", const="best", default="", metavar="CHECKPOINT", help="test each trial at a checkpoint"
     )
     parser.add_argument("--retry", action="store_true", help="run failed trials again")
     parser.add_argument("--dry_run", action="store_true", help="print each trial's commands and exit")

@@ -118,7 +118,7 @@ def plot(run: Run, first: tuple[str, Candidate] | None, args: argparse.Namespace
     source, maps = attention.source_attention(run, line, best.subwords)
     weights, title = attention.select(maps, args.layer, args.head)
     figure = figures.alignment(weights, source, best.subwords, title)
-    save_figure(args.attention, figure, messages=sys.stderr)  # stdout is for translations only
+    save_figure(args.attention, figure, log=sys.stderr)  # stdout is for translations only
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""experiments/benchmark.py: training steps against the length of sentences, as a figure with its numbers."""
+"""experiments/benchmark.py: time of training steps against sentence length, as a figure with its numbers."""
 
 import csv
 
@@ -20,7 +20,7 @@ def at_the_root_on_one_device(monkeypatch, request):
         monkeypatch.setattr(jax, count, lambda: 1)
 
 
-def test_steps_of_several_lengths_are_drawn(entry, tmp_path):
+def test_steps_of_several_lengths_are_plotted(entry, tmp_path):
     out = tmp_path / "new" / "steps.png"
     small = [f"--config.{name}={value}" for name, value in SMALL.items()]
     given = ("--config", CONFIG, *small, "--length", 4, 8, "--rounds", 1)
@@ -44,12 +44,12 @@ def test_steps_of_several_lengths_are_drawn(entry, tmp_path):
         (("layouts",), "--figure is for step"),
     ],
 )
-def test_a_figure_needs_something_to_draw(arguments, message, entry, tmp_path):
+def test_a_figure_needs_translation_and_several_lengths(arguments, message, entry, tmp_path):
     code, said, err = entry("benchmark", *arguments, "--figure", tmp_path / "steps.png")
     assert (code, said, err.count("\n")) == (2, "", 1) and message in err
 
 
-def test_a_line_for_each_config():
+def test_one_line_per_config():
     specs = ("configs/a.py:width=8,size=S/16", "b.py")
     rows = [{"config": c, "length": n, "milliseconds": n * k} for n in (8, 4) for k, c in enumerate(specs, 1)]
     figure = figures.step_times(rows)

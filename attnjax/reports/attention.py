@@ -25,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, of: str) -> None:
 
 
 def select(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarray, str]:
-    """Returns one layer and head of (L, heads, ...), or the mean over heads if `head` is None, and its title.
-
-    Raises:
-        UserError: there is no such layer or head.
-    """
+    """Returns a layer and head of (L, heads, ...), or the mean over heads if `head` is None, and a title for it."""
     layers, heads = weights.shape[:2]
     if not -layers <= layer < layers or (head is not None and not 0 <= head < heads):
         raise UserError(f"no layer {layer}, head {head}: there are {layers} layers of {heads} heads, from 0")
@@ -58,10 +54,8 @@ def patch_attention(run: Run, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def source_attention(run: Run, line: str, subwords: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Returns the source's subwords (S) and the attention of each target subword to them (L, heads, T, S).
 
-    `line` is the source sentence and `subwords` its translation; both end in eos. An RNN has one layer and one head.
-
-    Raises:
-        UserError: the model has no attention.
+    `line` is the source sentence, `subwords` its translation, which ends in eos. An RNN has one layer and one head.
+    UserError if the model has no attention.
     """
     vocabulary = run.task.vocabulary
     source = run.task.truncate(run.task.encode([line])[0])

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attnjax.errors import UserError
-from attnjax.reports.curves import Curve
 from attnjax.reports.lengths import Bucket
+from attnjax.reports.runs import Curve
 from attnjax.runs.log import read_rows
 
 

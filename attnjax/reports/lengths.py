@@ -26,8 +26,7 @@ class Bucket(NamedTuple):
 def measure(run: Run, width: int = 5) -> list[Bucket]:
     """Translates the run's test split with the config's decoding options, and returns `by_length`.
 
-    Raises:
-        UserError: the run is not of translation, or a sentence exceeds the model's limit.
+    UserError if the run is not of translation, or a sentence exceeds the model's limit.
     """
     run.expect("translation")
     task = run.task

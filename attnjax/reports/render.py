@@ -8,8 +8,7 @@ import numpy as np
 
 from attnjax.formatting import clock
 from attnjax.reports import figures
-from attnjax.reports.curves import curve_notes, curves
-from attnjax.reports.runs import Report, shown
+from attnjax.reports.runs import Report, curve_notes, curves, shown
 from attnjax.reports.saving import svg
 
 _STYLE = """

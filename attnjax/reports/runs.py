@@ -1,4 +1,4 @@
-"""Reads run folders into groups of runs that differ only in their seeds, with means and deviations of their metrics."""
+"""Reads run folders into groups of runs that differ only in their seeds: their metrics and learning curves."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from attnjax.runs.folder import evaluation_path, read_summary
 from attnjax.runs.log import read_rows
 
 LOWER_IS_BETTER = ("loss",)
+MAX_CURVES = 10  # per figure
 
 
 def _score(metric, value):
@@ -211,3 +212,44 @@ def _read_run(path: Path, folder: Path) -> RunResult:
         parameters=summary.get("parameters"),
         seconds=rows[-1].get("seconds") if rows else None,
     )
+
+
+class Curve(NamedTuple):
+    """Mean and standard deviation over seeds at each step, all (steps,)."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def curves(report: Report) -> dict[str, dict[str, Curve]]:
+    """Returns panel -> group's label -> curve, for the training loss and the validation metric.
+
+    A curve has the steps that all runs of the group have. Of many groups the best on validation are shown.
+    """
+    panels: dict[str, dict[str, Curve]] = {}
+    ranked = report.ranked if len(report.ranked) == len(report.groups) > MAX_CURVES else report.groups
+    for group in ranked[:MAX_CURVES]:
+        metric = group.runs[0].best_metric
+        for panel, split, name in (("train loss", "train", "loss"), (f"validation {metric}", "validation", metric)):
+            if curve := _curve(group, split, name):
+                panels.setdefault(panel, {})[report.label(group)] = curve
+    return panels
+
+
+def _curve(group: Group, split: str, name: str) -> Curve | None:
+    runs = [{row["step"]: row[name] for row in run.rows if row["split"] == split and name in row} for run in group.runs]
+    steps = sorted(set.intersection(*map(set, runs)))
+    if not steps:
+        return None
+    values = np.array([[run[step] for step in steps] for run in runs])
+    deviation = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(steps))
+    return Curve(np.array(steps), values.mean(0), deviation)
+
+
+def curve_notes(report: Report) -> list[str]:
+    """Returns sentences to print above the learning curves."""
+    notes = ["Lines are means over seeds, bands one standard deviation."]
+    if len(report.groups) > MAX_CURVES:
+        notes.append(f"{MAX_CURVES} of {len(report.groups)} groups, the best on validation.")
+    return notes

@@ -11,27 +11,22 @@ from matplotlib.figure import Figure
 from attnjax.errors import UserError
 
 
-def save_figure(
-    path: Path, figure: Figure, rows: Sequence[Mapping[str, Any]] = (), messages: TextIO | None = None
-) -> None:
-    """Writes a figure in the format of the path's suffix, and `rows`, if any, beside it as CSV.
+def save_figure(path: Path, figure: Figure, rows: Sequence[Mapping[str, Any]] = (), log: TextIO | None = None) -> None:
+    """Writes a figure in the format of the path's suffix, and `rows`, all of the same columns, beside it as CSV.
 
-    All `rows` have the same columns. `messages` is where "wrote PATH" is printed, stdout if None.
-
-    Raises:
-        UserError: a file cannot be written, or the format is unknown.
+    "wrote PATH" is printed to `log`, stdout if None. UserError if a file cannot be written or the format is unknown.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        print(f"wrote {path}", file=messages)
+        print(f"wrote {path}", file=log)
         if rows:
             path = path.with_suffix(".csv")
             with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, rows[0], lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-            print(f"wrote {path}", file=messages)
+            print(f"wrote {path}", file=log)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write '{path}': {error}") from None
 

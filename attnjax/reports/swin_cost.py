@@ -1,7 +1,8 @@
 """Cost of attention in shifted windows and over all tokens (Liu et al. 2021, section 3.2, equations 1 and 2)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def measure(image_sizes: Sequence[int], rounds: int, max_memory: float) -> list[
 def _row(model, direction, side, rounds, max_memory):
     layers = _attention_layers(model, side)
     functions = {name: cost.passes(layer, **inputs)[direction] for name, (layer, _, inputs) in layers.items()}
-    arguments = {name: _arguments(layer, shape) for name, (layer, shape, _) in layers.items()}
+    arguments = {name: jax.jit(partial(_arguments, layer, shape)) for name, (layer, shape, _) in layers.items()}
     memory = {name: cost.memory(functions[name], *jax.eval_shape(arguments[name])) for name in layers}
     affordable = [name for name in layers if memory[name] <= max_memory * GIB]
     seconds = cost.minimum_times(
@@ -59,15 +60,10 @@ def _attention_layers(model, side):
     }
 
 
-def _arguments(layer, shape) -> Callable:
-    """Returns a function that creates a layer's variables and a random input."""
-
-    @jax.jit
-    def make():
-        x = jax.random.normal(jax.random.key(0), shape)
-        return layer.init(jax.random.key(1), x), x
-
-    return make
+def _arguments(layer, shape):
+    """Returns a layer's variables and a random input."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    return layer.init(jax.random.key(1), x), x
 
 
 def exponents(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:

@@ -50,22 +50,18 @@ def _row(label: str, count: int, millions: str = "", gflops: str = "", operation
     )
 
 
-def _image_row(label, model, side, millions="", gflops=""):
+def _image_row(label, name, size, side, millions="", gflops="", num_classes=1000):
     """Returns the row of an image classifier; no arrays are created."""
-    shape = (side, side, 3)
+    model, shape = models.build(models.fields(name, size), num_classes=num_classes), (side, side, 3)
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     count = parameters.count(jax.eval_shape(model.init, jax.random.key(0), image)["params"])
     return _row(label, count, millions, gflops, flops.multiply_adds(model, shape) if gflops else 0)
 
 
-def _classifier(name, size, num_classes=1000):
-    return models.build(models.fields(name, size), num_classes=num_classes)
-
-
 def vit() -> Iterator[Row]:
     """Dosovitskiy et al. (2020), table 1: parameters."""
     for size, paper in {"B/16": "86", "B/32": "86", "L/16": "307", "L/32": "307", "H/14": "632"}.items():
-        yield _image_row(f"ViT-{size}", _classifier("vit", size), 224, paper)
+        yield _image_row(f"ViT-{size}", "vit", size, 224, paper)
 
 
 def swin() -> Iterator[Row]:
@@ -82,15 +78,15 @@ def swin() -> Iterator[Row]:
         "Swin-L-384": ("swin", 384, "197", "103.9"),
     }
     for label, (name, side, *paper) in printed.items():
-        yield _image_row(f"{label}, {side} px", _classifier(name, label.partition("-")[2]), side, *paper)
+        yield _image_row(f"{label}, {side} px", name, label.partition("-")[2], side, *paper)
 
 
 def resnet() -> Iterator[Row]:
     """He et al. (2015), table 1: FLOPs on ImageNet, and table 6: parameters on CIFAR-10."""
     for size, paper in {"18": "1.8", "34": "3.6", "50": "3.8", "101": "7.6", "152": "11.3"}.items():
-        yield _image_row(f"ResNet-{size}", _classifier("resnet", size), 224, gflops=paper)
+        yield _image_row(f"ResNet-{size}", "resnet", size, 224, gflops=paper)
     for depth, paper in {20: "0.27", 32: "0.46", 44: "0.66", 56: "0.85", 110: "1.7"}.items():
-        yield _image_row(f"ResNet-{depth} for CIFAR-10", _classifier("resnet", f"cifar{depth}", 10), 32, paper)
+        yield _image_row(f"ResNet-{depth} for CIFAR-10", "resnet", f"cifar{depth}", 32, paper, num_classes=10)
 
 
 def crossvit() -> Iterator[Row]:
@@ -104,7 +100,7 @@ def crossvit() -> Iterator[Row]:
         "18": ("43.3", "9.0"),
     }
     for size, paper in printed.items():
-        yield _image_row(f"CrossViT-{size}", _classifier("crossvit", size), 240, *paper)
+        yield _image_row(f"CrossViT-{size}", "crossvit", size, 240, *paper)
 
 
 VOCABULARY = 37_000  # joint byte pairs, approximately the paper's
@@ -154,9 +150,9 @@ TABLES: dict[str, tuple[Callable[[], Iterator[Row]], list[str]]] = {
     "resnet_sizes": (
         resnet,
         [
-            "50 layers and more: the stride is in the 3x3 convolution, as in torchvision; in the paper in the 1x1",
-            "before it, so that each stage's first block is cheaper. 34 layers: our shortcuts have projections, as in",
-            "torchvision; without them it is 3.64.",
+            "50 layers and more: as in torchvision, the 3x3 convolution has the stride; in the paper the 1x1 before it",
+            "has, so that each stage's first block is cheaper. 34: projection shortcuts, as in torchvision; without",
+            "them it is 3.64.",
         ],
     ),
     "crossvit_sizes": (

@@ -53,10 +53,8 @@ def windows_figure(size: Pair = (8, 8), window: int = 4) -> Figure:
     """Returns a figure of the windows of a map of `size` (height, width), after Liu et al. (2021), figures 2 and 4.
 
     Top: regular windows; the regions into which shifted windows cut the map; the same after the cyclic shift, when a
-    regular window holds several. Bottom: the mask of each window.
-
-    Raises:
-        UserError: the window does not shift at this size, or does not divide it.
+    regular window holds several. Bottom: the mask of each window. UserError if `window` does not divide `size`, or
+    covers it without a shift.
     """
     pair, shift = fit_window(size, window)
     if not any(shift) or any(length % w for length, w in zip(size, pair, strict=True)):

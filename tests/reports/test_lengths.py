@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_hand_made_translations():
-    rows = [  # source length, hypothesis, reference, places that agree
+    rows = [  # source length, hypothesis, reference; in comments the matching positions
         (1, [4], [4]),  # 1 of 1
         (2, [4, 5], [5, 4]),  # 0 of 2
         (2, [6, 7, 8], [6, 7]),  # too long: 2 of 3
@@ -34,14 +34,14 @@ def test_hand_made_translations():
     ]
 
 
-def test_sides_of_different_numbers_are_refused():
+def test_inputs_of_different_length_are_refused():
     with pytest.raises(ValueError):
         by_length([1, 2], [[4]], [[4]])
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """An untrained run on sequences to reverse, whose translations the tests make by hand."""
+    """An untrained run of sequence reversal, for hand-made translations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symbols, "SIZES", {"train": 390, "validation": 39, "test": 39})
         config = config_lib.load(str(CONFIGS / "reverse.py:model=lstm"))
@@ -57,7 +57,7 @@ def run_folder(tmp_path_factory):
 
 
 def translate_by_hand(task, variables, lines):
-    """Reverses what has at most 20 symbols, and of what is longer copies half and leaves out the rest."""
+    """Reverses up to 20 symbols; of longer lines it copies the first half and drops the rest."""
     words = [line.split() for line in lines]
     outputs = [row[::-1] if len(row) <= 20 else row[: len(row) // 2] for row in words]
     return [[Candidate(" ".join(row), 0.0, (), ())] for row in outputs]
@@ -79,12 +79,12 @@ def test_runs_are_compared_by_length(run_folder, entry, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("runs", [0, 2])
-def test_runs_need_names_of_their_own(run_folder, entry, tmp_path, runs):
+def test_runs_need_different_names(run_folder, entry, tmp_path, runs):
     code, _, err = entry("figures", "--lengths", tmp_path / "reach.png", *[run_folder] * runs)
     assert code == 2 and "different names" in err
 
 
-def test_figure_has_a_line_for_each_run():
+def test_figure_has_one_line_per_run():
     figure = figures.accuracy_by_length(
         {"near": [Bucket(1, 5, 10, 1.0, 1.0), Bucket(6, 10, 10, 0.0, 0.5)], "far": [Bucket(1, 5, 10, 1.0, 0.9)]}
     )
@@ -93,5 +93,5 @@ def test_figure_has_a_line_for_each_run():
     assert [line.get_xdata().tolist() for line in exact.get_lines()] == [[3.0, 8.0], [3.0]]
     assert [line.get_ydata().tolist() for line in accuracy.get_lines()] == [[1.0, 0.5], [0.9]]
     styles = {(line.get_marker(), line.get_linestyle()) for line in exact.get_lines()}
-    assert len(styles) == 2  # they are told apart in grey too
+    assert len(styles) == 2  # also distinguishable in grayscale
     plt.close(figure)

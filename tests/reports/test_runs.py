@@ -1,4 +1,4 @@
-"""Tables of run folders, from files written here: no training."""
+"""Reports on run folders written by hand, without training."""
 
 import csv
 import json
@@ -11,8 +11,7 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.reports import render
-from attnjax.reports.curves import curve_notes, curves
-from attnjax.reports.runs import read
+from attnjax.reports.runs import curve_notes, curves, read
 
 rng = np.random.default_rng(0)
 
@@ -48,7 +47,7 @@ def write_run(tmp_path):
 
 @pytest.fixture
 def swept(write_run, tmp_path):
-    """Two rates, three seeds; the one that is better on validation is worse on the test."""
+    """Two learning rates, three seeds; the better one on validation is worse on the test split."""
     accuracies = {0.1: rng.uniform(0.7, 0.8, (3, 3)), 0.01: rng.uniform(0.5, 0.6, (3, 3))}
     for rate, values in accuracies.items():
         for seed in range(3):
@@ -57,7 +56,7 @@ def swept(write_run, tmp_path):
     return tmp_path / "runs", accuracies
 
 
-def test_mean_and_deviation_are_numpys_and_the_best_is_by_validation(swept):
+def test_mean_deviation_and_the_best_group_on_validation(swept):
     folder, accuracies = swept
     report = read([folder])
     assert report.settings == {"optimizer.learning_rate": "learning_rate"}
@@ -75,7 +74,7 @@ def test_mean_and_deviation_are_numpys_and_the_best_is_by_validation(swept):
     assert f"{np.mean(test):.4f} ± {np.std(test, ddof=1):.4f}" in line and "1,234" in line and "0:03:00" in line
 
 
-def test_csv_has_every_run_with_whole_numbers(swept):
+def test_csv_has_every_run_in_full_precision(swept):
     folder, accuracies = swept
     lines = list(csv.DictReader(render.to_csv(read([folder])).splitlines()))
     assert len(lines) == 6
@@ -85,14 +84,14 @@ def test_csv_has_every_run_with_whole_numbers(swept):
         assert (line["parameters"], line["seconds"], line["steps"]) == ("1234", "180.0", "30")
 
 
-def test_the_lower_loss_is_the_better_one(write_run, tmp_path):
+def test_lower_loss_is_better(write_run, tmp_path):
     for rate, loss in ((0.1, 0.4), (0.01, 0.2)):
         write_run(f"{rate}", [0.5], loss=loss, best_metric="loss", optimizer__learning_rate=rate)
     report = read([tmp_path / "runs"])
     assert report.best.settings == {"learning_rate": 0.01}
 
 
-def test_curves_have_the_means_of_the_steps_that_all_seeds_have(write_run, tmp_path):
+def test_curves_have_the_steps_that_all_seeds_have(write_run, tmp_path):
     write_run("a", [0.1, 0.2, 0.3], seed=0)
     write_run("b", [0.3, 0.6], seed=1)
     panels = curves(read([tmp_path / "runs"]))
@@ -103,7 +102,7 @@ def test_curves_have_the_means_of_the_steps_that_all_seeds_have(write_run, tmp_p
     np.testing.assert_allclose(panels["train loss"]["base"][1], [1.0, 0.5])
 
 
-def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
+def test_only_the_best_of_many_groups_have_curves(write_run, tmp_path):
     for i in range(12):
         write_run(f"{i}", [i / 12], optimizer__learning_rate=1.0 + i)
     report = read([tmp_path / "runs"])
@@ -113,7 +112,7 @@ def test_of_many_groups_the_curves_of_the_best_are_shown(write_run, tmp_path):
     assert "10 of 12 groups" in " ".join(curve_notes(report))
 
 
-def test_what_most_rows_share_is_said_once_and_their_base_is_first(write_run, tmp_path):
+def test_settings_of_most_groups_are_a_note_and_the_base_is_first(write_run, tmp_path):
     for i, changes in enumerate([{"optimizer__learning_rate": 0.5}, {}, {"batch_size": 64}, {"batch_size": 32}]):
         write_run(f"{i}", [0.5], **changes)
     report = read([tmp_path / "runs"])
@@ -138,7 +137,7 @@ def test_what_most_rows_share_is_said_once_and_their_base_is_first(write_run, tm
 
 
 def test_runs_of_any_kind(write_run, tmp_path):
-    """Another model, an unfinished run, one of before summaries, one that was never validated."""
+    """Another model, an unfinished run, one without a summary, one that was never validated."""
     write_run("mlp", [0.5], test=0.6, optimizer__learning_rate=0.1)
     write_run("lenet", [0.6], model="lenet", optimizer__learning_rate=0.1)
     write_run("stopped", [0.9], finished=False, model="lenet", seed=1)
@@ -156,7 +155,7 @@ def test_runs_of_any_kind(write_run, tmp_path):
     assert len(render.to_html(report, "all")) > 1000
 
 
-def test_the_page_is_whole_and_fetches_nothing(swept, entry):
+def test_the_page_is_self_contained(swept, entry):
     folder, _ = swept
     (folder / "rate=0.1,seed=0" / "config.json").write_text(
         (folder / "rate=0.1,seed=0" / "config.json").read_text().replace('"source": ""', '"source": "<b>&"')

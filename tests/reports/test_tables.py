@@ -36,7 +36,7 @@ def test_swin_cost(entry, tmp_path):
     lines = said.splitlines()
     assert lines[1].split() == list(rows[0])
     assert lines[3].split()[:3] == ["forward", "112", "784"] and " - " in lines[3]
-    assert sum("~ tokens^" in line for line in lines) == 6  # no time of global attention at two sizes
+    assert sum("~ tokens^" in line for line in lines) == 6  # global attention is not timed at two sizes
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_mistakes_are_one_line(options, message, entry):
     assert (code, err.count("\n")) == (2, 1) and message in err
 
 
-def test_what_was_not_run_is_not_drawn():
+def test_missing_times_are_not_plotted():
     row = {"pass": "forward", "image_size": 56, "tokens": 196, "window_ms": 1.0, "global_ms": None}
     row |= {"window_mib": 2.0, "global_mib": 3.0}
     figure = figures.attention_cost([row], {("window_ms", "forward"): 1.02})
@@ -75,7 +75,7 @@ PARAMETERS = {
     "crossvit_sizes": [7_014_800, 26_856_272, 105_025_232, 8_553_296, 27_528_464, 43_271_408],
     "transformer_sizes": [
         63_082_496,
-        # Of each of 18 attentions queries and keys, kernel and bias.
+        # Queries and keys of 18 attention layers, kernel and bias.
         *(63_082_496 - 18 * 2 * 513 * 8 * (64 - size) for size in (16, 32)),
         *(18_944_000 + layers * (3_152_384 + 4_204_032) for layers in (2, 4, 8)),
         *(26_834_944, 163_889_152),
@@ -87,7 +87,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_sizes(name):
-    """Exact counts, and a paper's figure in every row, not far from ours."""
+    """Exact counts, and a paper's number in every row, close to ours."""
     rows = list(sizes.TABLES[name][0]())
     assert [row.parameters for row in rows] == PARAMETERS[name]
     assert all(row.millions or row.gflops for row in rows)
@@ -103,7 +103,7 @@ def test_sizes_as_printed(entry):
     assert all(f"{row.parameters:,}" in said for row in rows) and "GFLOPs" not in said
 
 
-def test_a_figure_agrees_to_the_papers_digits():
+def test_numbers_agree_to_the_papers_digits():
     assert sizes.Comparison(28.5, "29").agrees is False and sizes.Comparison(28.51, "29").agrees
     assert sizes.Comparison(4.549, "4.5").agrees and not sizes.Comparison(4.551, "4.5").agrees
     assert sizes.Comparison(110.0, "100").difference == pytest.approx(0.1)

@@ -7,11 +7,11 @@ from attnjax.reports.windows import windows_figure
 
 
 def numbers(axis):
-    """Returns the numbers written into a drawn map, as (x, y) -> number."""
+    """Returns (x, y) -> the number in a plotted map."""
     return {text.get_position(): int(text.get_text()) for text in axis.texts}
 
 
-def test_regions_move_as_the_shift_moves_them_and_masks_are_drawn():
+def test_regions_follow_the_shift_and_masks_are_drawn():
     figure = windows_figure()
     axes = figure.get_axes()
     titles = [axis.get_title() for axis in axes]
@@ -27,7 +27,7 @@ def test_regions_move_as_the_shift_moves_them_and_masks_are_drawn():
     plt.close(figure)
 
 
-def test_a_wide_map_has_a_mask_for_each_window():
+def test_a_wide_map_has_one_mask_per_window():
     figure = windows_figure((8, 16), 4)
     assert sum(axis.get_title().startswith("mask") for axis in figure.get_axes()) == 8
     plt.close(figure)
@@ -39,7 +39,7 @@ def test_nothing_to_draw(size):
         windows_figure(size, 4)
 
 
-def test_the_entry_point_draws_it_without_a_run(entry, tmp_path):
+def test_the_entry_point_needs_no_run(entry, tmp_path):
     file = tmp_path / "new" / "windows.png"
     assert entry("figures", "--windows", file) == (0, f"wrote {file}\n", "")
     assert file.stat().st_size > 10_000

@@ -12,9 +12,9 @@ from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.initialise import initialise, load
 from attnjax.tasks.captioning import CaptioningTask
-from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.weights.published import Weights
 
 

@@ -1,4 +1,4 @@
-"""A sweep of twelve trainings of seconds."""
+"""A sweep of twelve runs that take seconds, and a SLURM cluster of one node."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture
 def assert_each_trained_once(rows):
-    """Checks that all trials came to their end, with each step taken and logged once, and left nothing behind."""
+    """Checks that every trial finished, with each step taken and logged once and no failure recorded."""
 
     def check(folder, steps=200):
         runs = sorted(path.parent for path in folder.glob("*/config.json"))
@@ -58,10 +58,10 @@ def assert_each_trained_once(rows):
 
 
 class Watch:
-    """What a sweep is doing, from outside."""
+    """Observes a sweep from outside."""
 
     def children(self, folder):
-        """Returns the process ids of the trainings of a sweep that are at work."""
+        """Returns the process ids of a sweep's running trainings."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -73,16 +73,16 @@ class Watch:
         return found
 
     def wait_for(self, condition, seconds=60):
-        """Returns what `condition()` returns, as soon as that is true."""
+        """Returns the value of `condition()` as soon as it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if found := condition():
                 return found
             time.sleep(0.02)
-        raise AssertionError("nothing happened")
+        raise AssertionError("timed out")
 
     def steps_of(self, folder):
-        """Returns trial -> how many rows it has logged."""
+        """Returns trial -> number of logged rows."""
         return {path.parent.name: path.read_text().count("\n") for path in folder.glob("*/metrics.jsonl")}
 
 
@@ -122,11 +122,11 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
-    """A cluster of this machine alone: Debian's slurm-wlm and munge, started here and stopped at the end."""
+    """A cluster of this machine only, from Debian's slurm-wlm and munge; stopped after the tests."""
     if os.geteuid() or not all(map(shutil.which, ("munged", "slurmctld", "slurmd"))):
         pytest.skip("needs root, and Debian's slurm-wlm and munge")
     folder = tmp_path_factory.mktemp("slurm")
-    for path in (folder, *folder.parents):  # munge wants a way to its socket that nobody else can write to
+    for path in (folder, *folder.parents):  # munge requires that only root can write to the folders above its socket
         path.chmod(path.stat().st_mode | 0o011)
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))

@@ -1,4 +1,4 @@
-"""Sweeps, and trainings of several processes, on a SLURM of our own: `make sweeps`."""
+"""Sweeps, and training in several processes, on a SLURM cluster started here: `make sweeps`."""
 
 import json
 import os
@@ -20,10 +20,10 @@ def queue():
     return dict(line.split() for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
 
 
-def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
+def test_every_trial_is_trained_once_despite_kills_and_preemption(
     slurm, process, config_file, tmp_path, assert_each_trained_once, watch
 ):
-    """A trial is killed, the runner is killed while jobs go on, and jobs are stopped: their time is over, or taken."""
+    """The runner is killed while its jobs run, then a trial; one job reaches its time limit, one is preempted."""
     folder = tmp_path / "sweep"
     arguments = ["--config", config_file, "--workdir", folder, "--jobs", 2, "--executor", "slurm", "--slurm.time", 5]
     arguments.append("--config.steps=800")
@@ -42,11 +42,11 @@ def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
         return begun and begun[0]
 
     def stop(*command):
-        """Returns a trial whose job was stopped, and is back in the queue; SLURM would wait for two minutes."""
+        """Stops a job and returns its trial once it is requeued, without SLURM's delay of two minutes."""
         trial = watch.wait_for(running)
-        told = subprocess.Popen([*command, jobs[trial]])  # which tries on while the job ends
+        stopping = subprocess.Popen([*command, jobs[trial]])  # retries while the job is ending
         watch.wait_for(lambda: queue().get(jobs[trial]) == "PENDING")
-        told.kill()
+        stopping.kill()
         subprocess.run(["scontrol", "update", f"jobid={jobs[trial]}", "StartTime=now"], check=True)
         return trial
 
@@ -62,13 +62,13 @@ def test_a_killed_and_preempted_sweep_ends_with_every_trial_trained_once(
         assert "which is saved" in log and "resumed from step" in log
 
 
-def test_a_failure_on_slurm_is_told(slurm, process, config_file, tmp_path):
+def test_failures_on_slurm_are_printed(slurm, process, config_file, tmp_path):
     arguments = ["--config", config_file, "--workdir", tmp_path / "sweep", "--executor", "slurm", "--jobs", 2]
     out, err = process("sweep", *arguments, "--config.data.train=nowhere").communicate(timeout=200)
     assert out.count("failed: ") == 12 and "error: " in out, out + err
 
 
-def test_what_slurm_refuses_is_one_line(slurm, process, config_file, tmp_path):
+def test_a_job_that_slurm_rejects_is_one_line(slurm, process, config_file, tmp_path):
     arguments = ["--config", config_file, "--workdir", tmp_path / "sweep", "--executor", "slurm"]
     runner = process("sweep", *arguments, "--slurm.partition=nowhere")
     _, err = runner.communicate(timeout=60)
@@ -78,15 +78,9 @@ def test_what_slurm_refuses_is_one_line(slurm, process, config_file, tmp_path):
 
 def test_processes_find_each_other(slurm, tmp_path):
     short = {"steps": 4, "eval_every": 4, "batch_size": 32, "optimizer.warmup_steps": 1}
-    command = [
-        "srun",
-        "--ntasks=2",
-        sys.executable,
-        CONFIG.parent.parent / "experiments" / "train.py",
-        "--config",
-        CONFIG,
-    ]
-    command += ["--workdir", tmp_path / "run", *(f"--config.{name}={value}" for name, value in short.items())]
+    command = ["srun", "--ntasks=2", sys.executable, CONFIG.parent.parent / "experiments" / "train.py"]
+    command += ["--config", CONFIG, "--workdir", tmp_path / "run"]
+    command += [f"--config.{name}={value}" for name, value in short.items()]
     env = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,7 +18,7 @@ from attnjax.sweeps import runner as runner_lib
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 
 
-def test_what_sweeps_are_put_together_from():
+def test_building_blocks_of_sweeps():
     assert sweeps.values("a.b", [1, 2]) == [{"a.b": 1}, {"a.b": 2}]
     assert sweeps.seeds(2) == [{"seed": 0}, {"seed": 1}]
     assert sweeps.product(sweeps.values("a", [1, 2]), sweeps.values("b", "xy")) == [
@@ -51,7 +51,7 @@ def names(path, sweep):
     return [trial.name for trial in plan(write(path, sweep), path.parent / "sweep").trials]
 
 
-def test_trials_are_named_by_what_they_change(tmp_path):
+def test_trials_are_named_after_their_overrides(tmp_path):
     file = tmp_path / "x.py"
     assert names(file, "sweeps.product(sweeps.values('model.widths', [(8, 4), ()]), sweeps.seeds(1))") == [
         "widths=8-4,seed=0",
@@ -67,7 +67,7 @@ def test_trials_are_named_by_what_they_change(tmp_path):
     assert len(set(long)) == 2 and all(len(name) == trials.MAX_NAME_LENGTH for name in long)
 
 
-def test_fields_of_one_name_are_told_apart():
+def test_short_names_are_unique():
     assert short_names(["model.encoder.depth", "model.text.depth", "seed"]) == {
         "model.encoder.depth": "encoder.depth",
         "model.text.depth": "text.depth",
@@ -84,7 +84,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_refused_before_anything_runs(case, tmp_path, entry):
+def test_bad_sweeps_are_refused_before_anything_runs(case, tmp_path, entry):
     sweep, message = BAD[case]
     folder = tmp_path / "sweep"
     code, _, err = entry("sweep", "--config", write(tmp_path / "x.py", sweep), "--workdir", folder)
@@ -105,7 +105,7 @@ def test_other_mistakes_are_one_line(tmp_path, entry, config_file, monkeypatch):
         assert code == 2 and message in err and err.count("\n") == 1
 
 
-def test_another_sweep_in_the_folder_is_refused_and_more_trials_are_not(tmp_path):
+def test_a_folder_takes_more_trials_but_no_other_sweep(tmp_path):
     file, folder = tmp_path / "x.py", tmp_path / "sweep"
     plan(write(file, "sweeps.seeds(2)"), folder).save()
     plan(write(file, "sweeps.seeds(3)"), folder).save()
@@ -138,7 +138,7 @@ def test_jobs_share_cores_and_gpus(jobs, cores, gpus, shares, monkeypatch):
     assert [(list(own), gpu) for own, gpu in local.slots(jobs)] == shares
 
 
-def test_slurm_may_be_silent_for_a_while_once_it_has_answered(tmp_path, monkeypatch):
+def test_slurm_may_not_answer_for_a_while_once_it_has(tmp_path, monkeypatch):
     sweep, now = plan(write(tmp_path / "x.py", "sweeps.seeds(1)"), tmp_path / "sweep"), [0.0]
 
     def silent():
@@ -163,10 +163,8 @@ def test_slurm_may_be_silent_for_a_while_once_it_has_answered(tmp_path, monkeypa
 
 
 @pytest.mark.sweeps
-def test_a_sweep_that_is_killed_ends_with_every_trial_trained_once(
-    process, config_file, tmp_path, assert_each_trained_once, watch
-):
-    """A trial is killed, then the runner, both by kill -9."""
+def test_every_trial_is_trained_once_despite_kills(process, config_file, tmp_path, assert_each_trained_once, watch):
+    """A trial gets SIGKILL, then the runner."""
     folder = tmp_path / "sweep"
     arguments = ["--config", config_file, "--workdir", folder, "--jobs", 2]
     runner = process("sweep", *arguments)
@@ -187,7 +185,7 @@ def test_a_sweep_that_is_killed_ends_with_every_trial_trained_once(
     assert again.returncode == 0 and "running" not in out + err
 
 
-def test_one_that_fails_does_not_stop_the_rest_and_is_tried_again_on_request(process, tmp_path, config_file):
+def test_a_failed_trial_does_not_stop_the_rest_and_is_retried_on_request(process, tmp_path, config_file):
     file, folder = tmp_path / "x.py", tmp_path / "sweep"
     file.write_text(
         config_file.read_text() + "\ndef sweep():\n"
@@ -207,7 +205,7 @@ def test_one_that_fails_does_not_stop_the_rest_and_is_tried_again_on_request(pro
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_saves_what_is_running(number, code, process, config_file, tmp_path, watch):
+def test_a_signal_saves_running_trials(number, code, process, config_file, tmp_path, watch):
     folder = tmp_path / "sweep"
     runner = process("sweep", "--config", config_file, "--workdir", folder, "--config.steps=100000", "--jobs", 2)
     watch.wait_for(lambda: len([count for count in watch.steps_of(folder).values() if count > 2]) == 2)
@@ -221,8 +219,8 @@ def test_a_stop_saves_what_is_running(number, code, process, config_file, tmp_pa
     assert len(logs) == 2 and all("which is saved" in text for text in logs)
 
 
-def test_the_live_table_shows_what_happens(tmp_path):
-    """On a terminal; of more trials than it has lines, those that run and that failed."""
+def test_the_live_table_prefers_running_and_failed_trials(tmp_path):
+    """On a terminal with fewer lines than there are trials."""
     sweep = plan(write(tmp_path / "x.py", "sweeps.seeds(20)"), tmp_path / "sweep")
     sweep.save()
     sweep.fail(sweep.trials[7], "error: no data")
