@@ -194,7 +194,7 @@ def _flickr8k(folder: Path, split: str) -> _Split:
     for place in _FLICKR8K_IMAGES:
         if (folder / place).exists():
             return _captions(folder / place, captions, f"flickr8k {split}")
-    raise UserError(f"{folder} has no images: it should hold one of {', '.join(_FLICKR8K_IMAGES)}")
+    raise UserError(f"{folder} has no images: it should contain one of {', '.join(_FLICKR8K_IMAGES)}")
 
 
 def _text_lines(folder: Path, name: str) -> list[str]:
@@ -208,7 +208,7 @@ def _text_lines(folder: Path, name: str) -> list[str]:
 def _own(folder: Path, split: str) -> _Split:
     tables = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("*.tsv*"))}
     if not tables:
-        raise UserError(f"{folder} has no captions: it should hold SPLIT.tsv with lines of FILE, a tab, a caption")
+        raise UserError(f"{folder} has no captions: it should contain SPLIT.tsv with lines of FILE, a tab, a caption")
     check_split(split, tables, str(folder))
     captions: dict[str, list[str]] = {}
     for number, row in _rows(tables[split], columns=2):

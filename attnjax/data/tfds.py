@@ -73,7 +73,7 @@ def _open(path: str | os.PathLike) -> "tfds.core.DatasetBuilder":
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         raise UserError(
-            f"{path} holds {file_format} files, which cannot be read without TensorFlow: prepare the data set as "
+            f"{path} contains {file_format} files, which cannot be read without TensorFlow: prepare the data set as "
             f"array_record in another folder with `{_command(builder.name, 'ANOTHER_DIR')}`"
         )
     return builder

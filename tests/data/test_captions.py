@@ -156,7 +156,7 @@ BAD_FLICKR8K = {
     ),
     "no tab": ({"Flickr8k.token.txt": TOKENS + "e.jpg#0 A dog\n"}, "token.txt line 5 is not FILE#NUMBER"),
     "no text": ({"Flickr8k.token.txt": None}, "has no Flickr8k.token.txt, gzipped"),
-    "no images": ({"images.zip": None}, "has no images: it should hold one of images.zip"),
+    "no images": ({"images.zip": None}, "has no images: it should contain one of images.zip"),
     "no zip": ({"images.zip": "text"}, "images.zip is neither a folder nor a zip file"),
 }
 
@@ -223,7 +223,7 @@ def test_bad_arguments(tmp_path):
         (dict(spec=spec, split="tran"), "did you mean 'train'"),
         (dict(spec=spec, split="train[3:]"), "empty"),
         (dict(spec="captions:/nowhere"), "no such folder: /nowhere"),
-        (dict(spec=f"captions:{tmp_path}"), "it should hold SPLIT.tsv"),
+        (dict(spec=f"captions:{tmp_path}"), "it should contain SPLIT.tsv"),
         (dict(spec="captions:"), "is not flickr8k:FOLDER or captions:FOLDER"),
         (dict(spec=guided, **options | {"images": ""}), "nor a source of parallel text with data.images"),
         (dict(spec=guided, skip_blank=True, **options), "data.skip_blank would move the lines"),

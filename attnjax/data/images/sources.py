@@ -1,5 +1,6 @@
 """Random-access sources of labelled images: TFDS data sets, directories and zips of class folders, IDX files."""
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -67,11 +68,16 @@ def open_source(
         UserError: an unknown spec or split, unreadable or empty data; from `load`, a corrupt image.
     """
     kind, _, place = spec.partition(":")
-    if kind not in _OPENERS or not place:
+    openers: dict[str, Callable[..., ImageSource]] = {
+        "tfds": functools.partial(_open_tfds, data_dir=data_dir),
+        "folder": _open_folder,
+        "idx": _open_idx,
+    }
+    if kind not in openers or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
     part = Split.parse(split)
-    source = _OPENERS[kind](place, part.name, data_dir, Decoding(channels, skip_corrupt, cache_bytes))
+    source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, cache_bytes))
     start, stop = part.bounds(len(source))
     return replace(
         source,
@@ -135,7 +141,7 @@ def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
 # Kinds of sources
 
 
-def _open_tfds(dataset: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
+def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> ImageSource:
     import tensorflow_datasets as tfds
 
     builder = open_prepared(dataset, data_dir)
@@ -171,8 +177,7 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
     return keys
 
 
-def _open_folder(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
-    del data_dir
+def _open_folder(place: str, split: str, decoding: Decoding) -> ImageSource:
     names, read, sizes = list_images(Path(place).expanduser())
     by_class = class_folders(names, split, place)
     classes = tuple(sorted(by_class))
@@ -191,8 +196,7 @@ def _open_folder(place: str, split: str, data_dir: str, decoding: Decoding) -> I
     return decoded_images(images, decoding)
 
 
-def _open_idx(place: str, split: str, data_dir: str, decoding: Decoding) -> ImageSource:
-    del data_dir
+def _open_idx(place: str, split: str, decoding: Decoding) -> ImageSource:
     images, labels, file = read_split(Path(place).expanduser(), split)
     classes = tuple(str(digit) for digit in range(max(10, labels.max(initial=0) + 1)))
 
@@ -204,6 +208,3 @@ def _open_idx(place: str, split: str, data_dir: str, decoding: Decoding) -> Imag
         return digest([images.tobytes(), labels.tobytes()])
 
     return ImageSource(classes, decoding.channels, len(images), load, lambda index: f"{file}[{index}]", content)
-
-
-_OPENERS = {"tfds": _open_tfds, "folder": _open_folder, "idx": _open_idx}

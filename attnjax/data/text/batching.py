@@ -66,10 +66,10 @@ class Batching:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The pairs of one batch of `rows` rows: `members` are pairs, `row` their rows in ascending order.
+class PlannedBatch:
+    """Which pairs are in a batch of `rows` rows: `members` are the pairs, `row` their rows in ascending order.
 
-    Rows hold several pairs each if `packed`.
+    If `packed`, a row has several pairs.
     """
 
     rows: int
@@ -78,12 +78,12 @@ class Rows:
     row: np.ndarray
     packed: bool = False
 
-    def part(self, shard: Shard) -> "Rows":
+    def part(self, shard: Shard) -> "PlannedBatch":
         """Returns the rows of one process."""
         rows = shard.rows(self.rows, "the number of rows")
         start, stop = np.searchsorted(self.row, [rows.start, rows.stop])
         row = self.row[start:stop] - rows.start
-        return Rows(rows.stop - rows.start, self.width, self.members[start:stop], row, self.packed)
+        return PlannedBatch(rows.stop - rows.start, self.width, self.members[start:stop], row, self.packed)
 
     def index(self) -> np.ndarray:
         """Returns the pair of each row, int32 `(rows,)`, -1 if the row is empty."""
@@ -116,12 +116,12 @@ def train_layout(corpus: Corpus, batching: Batching, *, seed: int) -> Layout:
     Otherwise the number of batches varies slightly between epochs; their shapes are among `possible_shapes`.
     """
     pairs, batches = train_plan(corpus, batching, seed)(0)
-    return _layout(pairs, batches, batching.count_dropped(pairs))
-
-
-def eval_layout(pairs: Pairs, *, max_tokens: int = 4096, shapes: int = 8, row_multiple: int = 8) -> Layout:
-    """Returns the layout of evaluation."""
-    return _layout(pairs, eval_plan(pairs, max_tokens, shapes, row_multiple), dropped=0)
+    shapes = Counter((batch.rows, batch.width, batch.width + 1) for batch in batches)
+    members = np.concatenate([batch.members for batch in batches])
+    filled = (pairs.source.lengths + pairs.target.lengths)[members].sum()
+    ids = sum(rows * (source + target) * count for (rows, source, target), count in shapes.items())
+    by_width = dict(sorted(shapes.items(), key=lambda item: item[0][1]))
+    return Layout(by_width, float(1 - filled / ids), len(members), batching.count_dropped(pairs))
 
 
 def possible_shapes(corpus: Corpus, batching: Batching) -> list[tuple[int, int, int]]:
@@ -130,25 +130,16 @@ def possible_shapes(corpus: Corpus, batching: Batching) -> list[tuple[int, int, 
     return [(batching.rows(width), width, width + 1) for width in widths]
 
 
-def _layout(pairs: Pairs, batches: list[Rows], dropped: int) -> Layout:
-    shapes = Counter((batch.rows, batch.width, batch.width + 1) for batch in batches)
-    members = np.concatenate([batch.members for batch in batches])
-    filled = (pairs.source.lengths + pairs.target.lengths)[members].sum()
-    ids = sum(rows * (source + target) * count for (rows, source, target), count in shapes.items())
-    by_width = dict(sorted(shapes.items(), key=lambda item: item[0][1]))
-    return Layout(by_width, float(1 - filled / ids), len(members), dropped)
-
-
 # Plans
 
 
-def train_plan(corpus: Corpus, batching: Batching, seed: int) -> Callable[[int], tuple[Pairs, list[Rows]]]:
+def train_plan(corpus: Corpus, batching: Batching, seed: int) -> Callable[[int], tuple[Pairs, list[PlannedBatch]]]:
     """Returns a function from an epoch to its pairs and shuffled global batches."""
     if seed < 0:
         raise UserError(f"seed is {seed}: it should be 0 or more")
     widths = _train_widths(corpus(0), batching)
 
-    def plan(epoch: int) -> tuple[Pairs, list[Rows]]:
+    def plan(epoch: int) -> tuple[Pairs, list[PlannedBatch]]:
         pairs = corpus(epoch)
         rng = np.random.default_rng((seed, _SHUFFLE, epoch))
         order = rng.permutation(np.flatnonzero(pairs.lengths <= batching.max_length))
@@ -160,7 +151,7 @@ def train_plan(corpus: Corpus, batching: Batching, seed: int) -> Callable[[int],
     return plan
 
 
-def eval_plan(pairs: Pairs, max_tokens: int, shapes: int, row_multiple: int) -> list[Rows]:
+def eval_plan(pairs: Pairs, max_tokens: int, shapes: int, row_multiple: int) -> list[PlannedBatch]:
     """Returns global batches of every pair once, in ascending order of length."""
     if max_tokens < 1 or shapes < 1:
         raise UserError(f"max_tokens is {max_tokens} and shapes is {shapes}: both should be 1 or more")
@@ -176,7 +167,9 @@ def _row_count(width: int, max_tokens: int, row_multiple: int) -> int:
 # Bucketing
 
 
-def bucketed(lengths: np.ndarray, order: np.ndarray, widths: Sequence[int], rows: Callable[[int], int]) -> list[Rows]:
+def bucketed(
+    lengths: np.ndarray, order: np.ndarray, widths: Sequence[int], rows: Callable[[int], int]
+) -> list[PlannedBatch]:
     """Batches the pairs in buckets of `widths`, each in the given order; only the last batch may have empty rows.
 
     `rows(width)` is the number of rows of a batch.
@@ -189,7 +182,7 @@ def bucketed(lengths: np.ndarray, order: np.ndarray, widths: Sequence[int], rows
         count = rows(width)
         full = len(members) if bucket == occupied[-1] else len(members) // count * count
         batches += [
-            Rows(count, width, part, np.arange(len(part)))
+            PlannedBatch(count, width, part, np.arange(len(part)))
             for part in (members[start : start + count] for start in range(0, full, count))
         ]
         carried = members[full:]
@@ -232,14 +225,14 @@ def _best_widths(lengths: np.ndarray, count: int) -> list[int]:
 # Packing
 
 
-def _packed(pairs: Pairs, order: np.ndarray, batching: Batching, rng: np.random.Generator) -> list[Rows]:
+def _packed(pairs: Pairs, order: np.ndarray, batching: Batching, rng: np.random.Generator) -> list[PlannedBatch]:
     row = _first_fit(pairs.source.lengths[order], pairs.target.lengths[order], batching.max_length)
     row = rng.permutation(row.max() + 1)[row]  # the rows opened last are the emptiest
     by_row = np.argsort(row, kind="stable")
     members, row, count = order[by_row], row[by_row], batching.rows(batching.max_length)
     bounds = np.searchsorted(row, np.arange(0, row[-1] + 1 + count, count))
     return [
-        Rows(count, batching.max_length, members[start:stop], row[start:stop] - place * count, packed=True)
+        PlannedBatch(count, batching.max_length, members[start:stop], row[start:stop] - place * count, packed=True)
         for place, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]
 

@@ -58,18 +58,14 @@ def encode_pairs(source: PairSource, vocabulary: Vocabulary) -> Pairs:
 
 
 def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampling, seed: int) -> Corpus:
-    """Returns the pairs of each epoch: encoded once, or sampled per epoch if `sampling` is on."""
-    if sampling:
-        return sampled_corpus(source, vocabulary, sampling, seed)
-    pairs = encode_pairs(source, vocabulary)
-    return lambda epoch: pairs
+    """Returns the pairs of each epoch: encoded once, or if `sampling` is on, with subwords sampled by (seed, epoch).
 
-
-def sampled_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampling, seed: int) -> Corpus:
-    """Returns the pairs of each epoch with subwords sampled by (seed, epoch); the latest epoch is cached.
-
-    All sentences are sampled together and in order, so that their subwords do not depend on how they are batched.
+    All sentences are sampled together and in order, so that their subwords do not depend on how they are batched. The
+    latest epoch is cached.
     """
+    if not sampling:
+        pairs = encode_pairs(source, vocabulary)
+        return lambda epoch: pairs
 
     @functools.lru_cache(maxsize=1)
     def corpus(epoch: int) -> Pairs:

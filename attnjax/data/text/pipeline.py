@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from attnjax.data.shard import UNSHARDED, Shard
-from attnjax.data.text.batching import Batching, Rows, bucketed, eval_plan, train_plan
+from attnjax.data.text.batching import Batching, PlannedBatch, bucketed, eval_plan, train_plan
 from attnjax.data.text.corpus import Corpus, Pairs, Sentences
 from attnjax.data.text.vocabulary import PAD
 
@@ -63,12 +63,12 @@ def train_iterator(
         pairs, batches = plan(epoch)
 
         def load(place: int) -> Batch:
-            rows = batches[place]
-            batch = _train_batch(pairs, rows.part(shard))
+            planned = batches[place]
+            batch = _arrays(pairs, planned.part(shard))
             if attach is None:
                 return batch
             rng = np.random.default_rng((seed, _ATTACH, epoch, place))
-            return batch | attach(rows.index(), shard.rows(rows.rows), rng)
+            return batch | attach(planned.index(), shard.rows(planned.rows), rng)
 
         return [functools.partial(load, place) for place in range(len(batches))]
 
@@ -91,8 +91,8 @@ def eval_batches(
     batches = eval_plan(pairs, max_tokens, shapes, row_multiple)
 
     def batch(step: int) -> Batch:
-        rows = batches[step].part(shard)
-        return _batch(pairs, rows) | {"index": rows.index()}
+        planned = batches[step].part(shard)
+        return _arrays(pairs, planned) | {"index": planned.index()}
 
     dataset = grain.MapDataset.range(len(batches)).map(batch)
     return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH))
@@ -160,40 +160,31 @@ class _EpochsIterator(grain.DatasetIterator):
 # Arrays
 
 
-def _train_batch(pairs: Pairs, rows: Rows) -> Batch:
-    return _packed_batch(pairs, rows) if rows.packed else _batch(pairs, rows)
-
-
-def _batch(pairs: Pairs, rows: Rows) -> Batch:
-    return {
-        "source": _place(pairs.source, rows, rows.width)[0],
-        "target": _place(pairs.target, rows, rows.width + 1)[0],
-        "mask": np.isin(np.arange(rows.rows), rows.row),
-    }
-
-
-def _packed_batch(pairs: Pairs, rows: Rows) -> Batch:
-    batch = {"mask": np.isin(np.arange(rows.rows), rows.row)}
-    for side, sentences, width in (("source", pairs.source, rows.width), ("target", pairs.target, rows.width + 1)):
-        placed = _place(sentences, rows, width)
-        batch |= dict(zip((side, f"{side}_segments", f"{side}_positions"), placed, strict=True))
+def _arrays(pairs: Pairs, planned: PlannedBatch) -> Batch:
+    batch = {"mask": np.isin(np.arange(planned.rows), planned.row)}
+    width = planned.width
+    for side, sentences, columns in (("source", pairs.source, width), ("target", pairs.target, width + 1)):
+        tokens, segments, positions = _place(sentences, planned, columns)
+        batch[side] = tokens
+        if planned.packed:
+            batch |= {f"{side}_segments": segments, f"{side}_positions": positions}
     return batch
 
 
-def _place(sentences: Sentences, rows: Rows, width: int) -> np.ndarray:
+def _place(sentences: Sentences, planned: PlannedBatch, width: int) -> np.ndarray:
     """Returns tokens, segments and positions, int32 `(3, rows, width)`; the sentences of a row are concatenated."""
-    lengths = sentences.lengths[rows.members]
+    lengths = sentences.lengths[planned.members]
     ends = np.cumsum(lengths)
-    first = np.searchsorted(rows.row, rows.row)  # the first member in the same row
+    first = np.searchsorted(planned.row, planned.row)  # the first member in the same row
     starts = ends - lengths
     columns = starts - starts[first]
     segments = np.arange(len(first)) - first + 1
 
     position = np.arange(ends[-1] if len(ends) else 0) - np.repeat(starts, lengths)
-    where = np.repeat(rows.row, lengths), np.repeat(columns, lengths) + position
-    placed = np.zeros((3, rows.rows, width), np.int32)
+    where = np.repeat(planned.row, lengths), np.repeat(columns, lengths) + position
+    placed = np.zeros((3, planned.rows, width), np.int32)
     placed[0] = PAD
-    placed[0][where] = sentences.tokens[np.repeat(sentences.starts[rows.members], lengths) + position]
+    placed[0][where] = sentences.tokens[np.repeat(sentences.starts[planned.members], lengths) + position]
     placed[1][where] = np.repeat(segments, lengths)
     placed[2][where] = position
     return placed

@@ -1,5 +1,6 @@
 """Sentence pairs from parallel text files, two-column TSV files and TFDS translation data sets."""
 
+import functools
 import gzip
 import logging
 import re
@@ -64,12 +65,17 @@ def open_pairs(
         UserError: an unknown spec, split or language; a blank sentence; damaged, misaligned or empty data.
     """
     kind, _, place = spec.partition(":")
-    if kind not in _OPENERS or not place:
+    openers: dict[str, Callable[..., PairSource]] = {
+        "text": _open_text,
+        "tsv": _open_tsv,
+        "tfds": functools.partial(_open_tfds, data_dir=data_dir),
+    }
+    if kind not in openers or not place:
         raise UserError(f"text source '{spec}' is not text:FOLDER, tsv:FILE:FIRST,SECOND or tfds:NAME")
     if source == target or not source or not target:
         raise UserError(f"source language '{source}' and target language '{target}' should be two different languages")
     part = Split.parse(split)
-    pairs = _OPENERS[kind](place, part.name, (source, target), data_dir)
+    pairs = openers[kind](place, part.name, (source, target))
     pairs = _without_blanks(pairs, spec, skip_blank)
     if kind == "tsv":
         pairs = _by_sentence(pairs)
@@ -130,8 +136,7 @@ def _first_of_sentence(sentences: Sequence[str], bound: int) -> int:
 # Parallel text files
 
 
-def _open_text(place: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
-    del data_dir
+def _open_text(place: str, split: str, languages: tuple[str, str]) -> PairSource:
     folder = Path(place).expanduser()
     files = [_text_file(folder, split, language) for language in languages]
     sides = [[line.strip() for line in lines(read_text(file), str(file))] for file in files]
@@ -186,8 +191,7 @@ def lines(data: bytes, place: str) -> list[str]:
 # TSV
 
 
-def _open_tsv(place: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
-    del data_dir
+def _open_tsv(place: str, split: str, languages: tuple[str, str]) -> PairSource:
     match = _TSV.fullmatch(place)
     if not match:
         raise UserError(
@@ -249,6 +253,3 @@ def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: s
         for sentences, language in zip(sides, languages, strict=True):
             sentences.append(record[language].decode("utf-8").strip())
     return PairSource(languages, *sides, lambda index: f"{info.full_name} {split}[{index}]")
-
-
-_OPENERS = {"text": _open_text, "tsv": _open_tsv, "tfds": _open_tfds}

@@ -122,7 +122,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         both = _load(joint)
         return Vocabulary(both, both)
     if not (source.is_file() and target.is_file()):
-        raise UserError(f"no vocabulary in {folder}: it should hold joint.model, or source.model and target.model")
+        raise UserError(f"no vocabulary in {folder}: it should contain joint.model, or source.model and target.model")
     return Vocabulary(_load(source), _load(target))
 
 

@@ -355,7 +355,7 @@ def test_stock_set_is_read_without_tensorflow(data_dir, tmp_path):
     with pytest.raises(UserError, match="not prepared"):
         open_source("tfds:mnist:2.0.0", "train", **place)
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match="holds tfrecord files"):
+    with pytest.raises(UserError, match="contains tfrecord files"):
         open_source(spec, "train", **place)
 
 
