@@ -22,7 +22,7 @@ from attnjax.errors import UserError
 from attnjax.reports import figures, swin_cost
 from attnjax.reports import tables as sizes
 from attnjax.reports.saving import save_figure
-from attnjax.training import devices as parallel
+from attnjax.training import devices
 
 COLUMNS = {"millions": "parameters (M)", "gflops": "GFLOPs"}
 
@@ -52,7 +52,7 @@ def _compared(title, number):
 
 def print_swin_cost(args: argparse.Namespace) -> None:
     """Prints the costs and how they grow with the number of tokens; with --out plots them."""
-    print(parallel.describe())
+    print(devices.make())
     rows = swin_cost.measure(args.image_size, args.rounds, args.memory)
     exponents = swin_cost.exponents(rows)
     show(rows)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from attnjax import config as config_lib
-from attnjax import data, models
+from attnjax import models
+from attnjax.data.images.pipeline import eval_batch
 from attnjax.metrics.cider import cider
 from attnjax.runs import loop
 from attnjax.runs.experiment import Experiment
@@ -153,8 +154,8 @@ def test_a_caption_has_the_image_it_is_of(task, monkeypatch):
 @pytest.fixture(scope="module")
 def described(run, photos):
     """The captions of the test split, one image at a time."""
-    source = data.open_captions(run.config, "test")
-    images = data.eval_images(run.config, source.images, np.arange(len(source)))
+    source = run.task.data.open("test")
+    images = eval_batch(source.images, np.arange(len(source)), run.task.image_format)["image"]
     return [run.task.describe(run.variables, 1, lambda index, i=i: images[[i] * len(index)])[0] for i in range(9)]
 
 

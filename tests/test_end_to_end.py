@@ -116,7 +116,7 @@ def evaluate_by_hand(workdir):
 
     run = open_run(workdir)
     images, labels, _ = open_split(run.config, "test").load(np.arange(360))
-    logits = run.task.logits(run.params, run.model_state, (np.stack(images) / 255 - 0.5) / 0.5)
+    logits = run.objective.logits(run.params, run.model_state, (np.stack(images) / 255 - 0.5) / 0.5)
     return float(-jax.nn.log_softmax(logits)[np.arange(360), labels].mean())
 
 

@@ -18,15 +18,12 @@ from num2words import num2words
 
 from attnjax import config as config_lib
 from attnjax import models
-from attnjax import tasks as workloads
-from attnjax.runs import folder as run_lib
-from attnjax.runs import initialise as transfer
-from attnjax.runs import loop
+from attnjax.runs import folder, loop
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
-from attnjax.training.devices import Pmap
-from attnjax.training.optimizer import make_optimizer, make_schedule
+from attnjax.runs.initialise import initialise
+from attnjax.training.devices import Devices
 
 CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
 # One width of batches, so that there is one step to compile; dropout on, so that its stream must survive a stop.
@@ -137,7 +134,7 @@ def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, t
     code, out, err = entry("train", *given, "--workdir", tmp_path / "whole")
     assert code == 0 and "new run, seed 0" in out, err
 
-    train_step, steps = Pmap.train_step, []
+    train_step, steps = Devices.train_step, []
 
     def stopping(devices, step):
         def count(*inputs):
@@ -150,7 +147,7 @@ def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, t
         return count
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pmap, "train_step", stopping)
+        patch.setattr(Devices, "train_step", stopping)
         assert entry("train", *given, "--workdir", tmp_path / "stopped")[0] == 130
     assert kept(tmp_path / "stopped") == [2]
     code, out, err = entry("train", *given, "--workdir", tmp_path / "stopped")
@@ -162,13 +159,12 @@ def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, t
 def test_a_new_run_from_old_weights_has_their_vocabulary(trained, numbers, tmp_path):
     config = open_run(trained).config
     config.init_from, config.data.vocabulary.size, config.data.validation = str(trained), 60, ""
-    workload = workloads.for_training(config, tmp_path)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 60))
-    state, changes = transfer.initialise(run_lib.create_state(workload, optimizer), config)
+    experiment = Experiment.from_config(config, tmp_path)
+    state, changes = initialise(experiment.create_state(), config)
     assert state.step == 0 and changes == []
     old = open_run(trained)
     jax.tree.map(np.testing.assert_array_equal, state.params, old.params)
-    assert workload.encode(["seventy-one"]) == old.task.encode(["seventy-one"])
+    assert experiment.task.encode(["seventy-one"]) == old.task.encode(["seventy-one"])
 
 
 # Measuring
@@ -353,10 +349,10 @@ def test_a_line_is_answered_before_the_next_one_comes(process, trained, numbers,
 def test_entry_points_refuse_runs_of_another_task(trained, entry, tmp_path):
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
-    workload = Experiment.classifier(config, ("a", "b"))
-    run_lib.write_description(tmp_path, workload)
+    experiment = Experiment.classifier(config, ("a", "b"))
+    folder.write_description(tmp_path, experiment)
     checkpoints = Checkpoints(tmp_path, "accuracy")
-    shapes = workload.state_shapes()
+    shapes = experiment.state_shapes()
     checkpoints.save_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
     checkpoints.close()
     for name, given, message in [

@@ -13,7 +13,7 @@ from attnjax.nn.masks import causal_mask
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
-from attnjax.training.step import make_train_step
+from attnjax.training.step import TrainStep
 
 B, S, T, V, WIDTH = 3, 6, 5, 11, 8
 ENCODERS = {
@@ -203,7 +203,7 @@ def test_a_frozen_encoder_keeps_every_bit():
     variables = make_variables(model, batch)
     params, key = variables.pop("params"), jax.random.PRNGKey(0)
     start = state.TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), None, key)
-    after, _ = jax.jit(make_train_step(task, optimizer, lambda step: 0.1, 0.0))(start, batch)
+    after, _ = jax.jit(TrainStep(task, optimizer, lambda step: 0.1))(start, batch)
     jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], params["encoder"])
     jax.tree.map(np.testing.assert_array_equal, after.model_state, variables)
     for part in ("text", "adapter"):

@@ -4,16 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax import config as config_lib
 from attnjax import decoding, models
 from attnjax.data.text.pipeline import Batching, Pairs, Sentences, train_iterator
 from attnjax.metrics import sums as metrics
 from attnjax.objectives.losses import SMOOTHINGS, token_losses
 from attnjax.objectives.sequence import SequenceObjective, next_tokens
-from attnjax.training import devices as parallel
+from attnjax.training import devices as devices_lib
 from attnjax.training import state
-from attnjax.training.optimizer import make_optimizer
-from attnjax.training.step import make_train_step
+from attnjax.training.optimizer import OptimizerOptions, make_optimizer
+from attnjax.training.step import TrainStep
 
 V, WIDTH = 14, 8
 RNN = dict(embedding=8, width=8, dropout=0.0)
@@ -177,12 +176,11 @@ def test_a_step_on_eight_devices_with_padding_is_one_devices_without(reference, 
     """Devices have different numbers of tokens, the last ones none; with gradient accumulation each splits its rows."""
     task, params, batch, (_, tokens, found), gradients = reference
     wide = {name: wider(np.concatenate([x, 0 * x])) for name, x in batch.items()}
-    options = config_lib.translation().optimizer
-    options.name, options.momentum, rate = "sgd", 0.0, 0.5
-    optimizer = make_optimizer(options, lambda step: rate)
+    devices, rate = devices_lib.make(), 0.5
+    optimizer = make_optimizer(OptimizerOptions(name="sgd", momentum=0.0), lambda step: rate)
     start = state.TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None, jax.random.PRNGKey(0))
-    step = parallel.Pmap().train_step(make_train_step(task, optimizer, lambda step: rate, 0.0, accumulate))
-    after, sums = step(start, wide)
+    step = devices.train_step(TrainStep(task, optimizer, lambda step: rate, accumulate=accumulate))
+    after, sums = step(devices.place(start), wide)
     assert jax.device_count() == 8 and sums["loss"][1] == tokens
     expected = jax.tree.map(lambda w, g: w - rate * g / tokens, params, gradients)
     changed = 0
@@ -207,7 +205,7 @@ def test_greedy_on_eight_devices_is_one_beam_on_one_device(name, monkeypatch):
     def generate(variables, batch):
         return task.generate(*variables, {"source": batch[0]}, options, batch[1])
 
-    greedy = jax.device_get(parallel.Pmap().per_example(generate)(variables, (source, lengths)))
+    greedy = jax.device_get(devices_lib.make().per_example(generate)(variables, (source, lengths)))
     monkeypatch.setattr(decoding, "greedy", decoding.beam_search)
     beam = jax.device_get(jax.jit(generate)(variables, (source, lengths)))
     np.testing.assert_array_equal(greedy.tokens, beam.tokens)

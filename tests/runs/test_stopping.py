@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 from attnjax.errors import Diverged, UserError, WriteError
-from attnjax.runs import checksums, loop
+from attnjax.runs import checksums
 from attnjax.runs import folder as run
 from attnjax.runs.checkpoint import Checkpoints, has_checkpoint
 from attnjax.runs.locking import locked
+from attnjax.runs.log import RunLog
 from attnjax.runs.stopping import watch_signals
-from attnjax.training.devices import Pmap
+from attnjax.training.devices import Devices
 
 
 def signal_at(monkeypatch, step, *numbers):
     """Sends signals to this process while it takes a step."""
-    compiled = Pmap.train_step
+    compiled = Devices.train_step
 
     def train_step(devices, function):
         inner = compiled(devices, function)
@@ -38,7 +39,7 @@ def signal_at(monkeypatch, step, *numbers):
 
         return taken
 
-    monkeypatch.setattr(Pmap, "train_step", train_step)
+    monkeypatch.setattr(Devices, "train_step", train_step)
 
 
 @pytest.mark.parametrize(
@@ -161,19 +162,19 @@ def test_a_diverged_training_stops_and_keeps_the_batch(digits, tmp_path):
     assert all(np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").open()))
 
 
-def test_no_step_is_saved_before_it_is_known_to_be_sound(digits, tmp_path, monkeypatch):
-    compiled = Pmap.train_step
+def test_no_step_is_saved_before_it_is_known_to_be_finite(digits, tmp_path, monkeypatch):
+    compiled = Devices.train_step
 
     def train_step(devices, function):
-        def broken(state, batch, **options):
-            state, metrics = function(state, batch, **options)
+        def broken(state, batch):
+            state, metrics = function(state, batch)
             bad = state.step == 6
             norm, one = metrics["gradient_norm"]
             return state, metrics | {"gradient_norm": (jax.numpy.where(bad, jax.numpy.nan, norm), one)}
 
         return compiled(devices, broken)
 
-    monkeypatch.setattr(Pmap, "train_step", train_step)
+    monkeypatch.setattr(Devices, "train_step", train_step)
     with pytest.raises(Diverged, match=r"step 6 diverged.*gradient norm nan.*of step 4"):
         digits(tmp_path)
     assert [path.name for path in tmp_path.glob("nonfinite*")] == ["nonfinite_step_6.npz"]
@@ -237,14 +238,14 @@ def test_a_full_disk_while_a_line_is_logged(name, digits, tmp_path, monkeypatch)
     class Full:
         write = write_event = flush = close = no_space
 
-    write = loop.metrics_lib.RunLog.write
+    write = RunLog.write
 
     def full(self, step, *arguments):
         if step == 6:
             setattr(self, name, Full())
         write(self, step, *arguments)
 
-    monkeypatch.setattr(loop.metrics_lib.RunLog, "write", full)
+    monkeypatch.setattr(RunLog, "write", full)
     with pytest.raises(WriteError) as error:
         digits(tmp_path)
     assert_failed(error, f"cannot write to '{tmp_path}': No space left", "checkpoints are intact: 2, 4")

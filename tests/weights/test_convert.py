@@ -123,7 +123,7 @@ def test_a_translator_is_written_for_hugging_face_with_its_subwords(
     out = tmp_path / "out"
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", out)
     assert (code, said.split("transformers' ")[1]) == (0, "MarianMTModel and MarianTokenizer\n")
-    jax.tree.map(np.testing.assert_array_equal, transformer.read(out, run.task.model), run.params)
+    jax.tree.map(np.testing.assert_array_equal, transformer.read(out, run.model), run.params)
     vocabulary = run.task.vocabulary
     for side in ("source", "target"):
         subwords = (out / f"{side}.spm").read_bytes()
