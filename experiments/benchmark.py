@@ -9,6 +9,7 @@ Alternatives are run in turn, many times; the minimum time of each counts, and i
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -56,7 +57,7 @@ def _show(title, times):
 def layouts(args) -> None:
     """Compares attention kernels, and the MLP on flattened tokens with the MLP on (B, N, D)."""
     x = jax.random.normal(jax.random.key(0), (args.batch, args.tokens, args.width))
-    groups = {
+    groups: dict[str, dict[str, nn.Module]] = {
         "attention": {
             f"kernel {kernel}": MultiHeadAttention(args.heads, args.width, kernel=kernel)
             for kernel in ("head_major", "xla")
@@ -67,7 +68,9 @@ def layouts(args) -> None:
     for title, modules in groups.items():
         inputs = {name: (module.init(jax.random.key(1), x, train=False), x) for name, module in modules.items()}
         for direction in ("forward", "gradient"):
-            functions = {name: jax.jit(passes(module)[direction]) for name, module in modules.items()}
+            functions: dict[str, Callable] = {
+                name: jax.jit(passes(module)[direction]) for name, module in modules.items()
+            }
             _show(f"{title}, {direction}", minimum_times(functions, inputs, args.rounds))
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 
@@ -160,5 +160,5 @@ def _takes(module, sizes):
 
 def build_captioner(config: Mapping[str, Any], *, freeze_encoder: bool = False, **sizes: int) -> Captioner:
     """Returns the captioner whose `encoder` and `text` are configs of `fields`; `sizes` are the text's vocabularies."""
-    encoder, text = build(config["encoder"], num_classes=0), build(config["text"], **sizes)
+    encoder, text = build(config["encoder"], num_classes=0), cast(Transformer, build(config["text"], **sizes))
     return Captioner(encoder=encoder, text=text, freeze_encoder=freeze_encoder)

@@ -56,13 +56,14 @@ class DecoderStep(nn.Module):
 
     def __call__(self, state: dict[str, Any], memory: dict[str, Any], token, train: bool):
         """Returns the new state and the features (B, F), for an embedded token (B, E)."""
-        x, context = token, None
+        x: Any = token
+        context: Any = None
         if self.attention == "additive":
             context = self._context(state["layers"][-1][0], memory)
             x = jnp.concatenate([x, context], -1)
         if self.input_feeding:
             x = jnp.concatenate([x, state["fed"]], -1)
-        layers = []
+        layers: list[Any] = []
         for layer, old in zip(self.stack, state["layers"], strict=True):
             layers.append(layer.step(x, old))
             x = self.drop(layers[-1][0].astype(self.dtype), train=train)

@@ -84,8 +84,8 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x, *, mask=None, train: bool):
         options, grid = self.options, self.window if self.relative else None
-        attention = options.attention(self.num_heads, x.shape[-1], relative_grid=grid, name="attention")
-        attention = WindowAttention(attention, self.window, self.shift, self.shift_by)
+        inside = options.attention(self.num_heads, x.shape[-1], relative_grid=grid, name="attention")
+        attention = WindowAttention(inside, self.window, self.shift, self.shift_by)
 
         y = options.layer_norm("norm1")(x)
         y = attention(y, mask=mask, train=train)

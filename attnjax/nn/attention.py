@@ -4,6 +4,7 @@ Shape suffixes: B batch, Q query positions, K key and value positions, H heads, 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,7 +55,7 @@ def attention_weights(q_BHQd, k_BHKd, *, mask=None, bias=None):
     return jnp.where(mask, weights, 0.0)
 
 
-def fused_attention(q_BQHd, k_BKHd, v_BKHd, *, mask=None, bias=None, kernel: str):
+def fused_attention(q_BQHd, k_BKHd, v_BKHd, *, mask=None, bias=None, kernel: Any):
     """Returns the output (B, Q, H, d) of `jax.nn.dot_product_attention`; mask and bias as in `attention_weights`."""
     y_BQHd = jax.nn.dot_product_attention(q_BQHd, k_BKHd, v_BKHd, bias=bias, mask=mask, implementation=kernel)
     if mask is None:

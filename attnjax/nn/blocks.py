@@ -19,7 +19,7 @@ from attnjax.nn.linear import Linear
 from attnjax.nn.norm import layer_norm
 from attnjax.nn.windows import Pair
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "swish": nn.swish,
     "tanh": nn.tanh,

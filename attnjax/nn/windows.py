@@ -105,8 +105,8 @@ def shifted_window_mask(size: Pair, window: Pair, shift: Pair, by: str = "cyclic
     the map is a region of its own.
     """
     arrange, _ = SHIFTS[by]
-    size = tuple(-(-length // w) * w for length, w in zip(size, window, strict=True))
-    labels = jnp.asarray(regions(size, window, shift))[None, :, :, None]
+    padded = -(-size[0] // window[0]) * window[0], -(-size[1] // window[1]) * window[1]
+    labels = jnp.asarray(regions(padded, window, shift))[None, :, :, None]
     labels = partition(arrange(labels, window, shift, fill=-1), window)
     return labels == labels.swapaxes(1, 2)
 

@@ -46,10 +46,10 @@ def set_aside_damaged(workdir: Path) -> list[str]:
     steps = _step_folders(folder)
     found = {path: damage for path in steps if (damage := checksums.damage(path))}
     if steps and len(found) == len(steps):
-        lines = "; ".join(f"{path.name}: {damage}" for path, damage in found.items())
+        listed = "; ".join(f"{path.name}: {damage}" for path, damage in found.items())
         raise UserError(
-            f"no checkpoint in '{folder}' is intact ({lines}). Nothing was changed: put a good copy there, or move the "
-            "folder away to start again"
+            f"no checkpoint in '{folder}' is intact ({listed}). Nothing was changed: put a good copy there, or "
+            "move the folder away to start again"
         )
     _synchronize("damage is known")
     lines = []
@@ -251,10 +251,10 @@ class Checkpoints:
             folders = _step_folders(self.folder)
             torn = "".join(f"; {path.name} is incomplete: {checksums.damage(path)}" for path in folders)
             raise UserError(f"'{self.folder}' holds no checkpoint{torn}")
-        if which == "best":
-            return self.best if self.best is not None else self.latest
-        if which == "latest":
-            return self.latest
+        if which == "best" and self.best is not None:
+            return self.best
+        if which in ("best", "latest"):
+            return steps[-1]
         if not which.isdigit() or int(which) not in steps:
             raise UserError(f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {AVERAGE}, {steps}")
         return int(which)

@@ -9,6 +9,7 @@ import numpy as np
 
 from attnjax.errors import Diverged
 from attnjax.metrics import sums as sums_lib
+from attnjax.metrics.sums import Metrics
 from attnjax.runs.log import RunLog
 
 
@@ -21,10 +22,11 @@ class Monitor:
     def __init__(self, log: RunLog, unit: str, sums: dict[str, list[float]]):
         self._log, self._unit = log, unit
         # In their own dtypes, so that the means are the same bits as those of an uninterrupted run.
-        types = {int: np.int32, float: np.float32}
-        self._total = {name: tuple(types[type(x)](x) for x in pair) for name, pair in sums.items()} or None
+        types: dict[type, Any] = {int: np.int32, float: np.float32}
+        restored: Any = {name: tuple(types[type(x)](x) for x in pair) for name, pair in sums.items()}
+        self._total: Metrics | None = restored or None
         self._newest: tuple[int, dict, dict] | None = None  # step, batch, metrics
-        self._closed: tuple[int, dict] | None = None  # step, sums
+        self._closed: tuple[int, Metrics | None] | None = None  # step, sums
         self._clock: float | None = None
 
     def add(self, step: int, batch: dict, metrics: dict) -> None:

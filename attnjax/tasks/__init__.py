@@ -1,6 +1,7 @@
 """What a config's `task` names: `for_training` opens one with its data, `from_run` one of a run folder.
 
-A new kind of task is one module here that follows `Task`, one row of TASKS, and its fields in `attnjax.config.schema`.
+A new kind of task is one module here with a class that follows `Task` and has these two constructors, one row of
+TASKS, and its fields in `attnjax.config.schema`.
 """
 
 from collections.abc import Sequence
@@ -33,14 +34,6 @@ class Task(Protocol):
 
     unit: ClassVar[str]
     best_metrics: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "Task":
-        """Opens the data too; UserError where data or model are missing or do not fit."""
-
-    @classmethod
-    def from_run(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "Task":
-        """Reads a run folder, and needs no data."""
 
     @property
     def objective(self) -> Any: ...
@@ -86,7 +79,7 @@ class Task(Protocol):
         """Metrics on any split."""
 
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, type[ClassificationTask] | type[TranslationTask] | type[CaptioningTask]] = {
     "classification": ClassificationTask,
     "translation": TranslationTask,
     "captioning": CaptioningTask,

@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +55,8 @@ class CaptioningTask:
     devices: Devices
     training: TrainingPairs | None = None
 
-    unit = "tokens"
-    best_metrics = ("cider", "bleu", "accuracy", "loss")
+    unit: ClassVar[str] = "tokens"
+    best_metrics: ClassVar[tuple[str, ...]] = ("cider", "bleu", "accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "CaptioningTask":
@@ -78,10 +78,12 @@ class CaptioningTask:
         if config.data.batching.method == "pack":
             raise UserError("data.batching.method=pack is for translation: each row here has its own image")
         frozen, sizes = "encoder" in config.optimizer.freeze, vocabulary_sizes(vocabulary)
-        if config.model.get("name") == "captioner":
-            model, sees = models.build_captioner(config.model, freeze_encoder=frozen, **sizes), ("image",)
+        sees: tuple[str, ...] = ("image",) if config.model.get("name") == "captioner" else ()
+        model: Any
+        if sees:
+            model = models.build_captioner(config.model, freeze_encoder=frozen, **sizes)
         else:
-            model, sees = models.build(config.model, **sizes), ()
+            model = models.build(config.model, **sizes)
         reads = (*(("source",) if config.data.image_lines else ()), *sees)
         if not reads:
             raise UserError(f"a {config.model.name} cannot see images: captions need a model of captioner")
@@ -131,8 +133,13 @@ class CaptioningTask:
     # Training
 
     @property
+    def _pairs(self) -> TrainingPairs:
+        assert self.training is not None, "the task was not opened for training"
+        return self.training
+
+    @property
     def steps_per_epoch(self) -> int:
-        return self.training.layout.batches
+        return self._pairs.layout.batches
 
     @property
     def header(self) -> list[str]:
@@ -140,21 +147,21 @@ class CaptioningTask:
             return f"{len(source):,} images with {sum(map(len, source.references)):,} texts"
 
         reads = f"reads       {' and '.join(self.reads)}, {'-'.join(self.languages)}"
-        return [*self.data.header(describe), reads, *self.training.header]
+        return [*self.data.header(describe), reads, *self._pairs.header]
 
     def fingerprint(self) -> dict[str, str]:
         transforms = {"transforms": image_transforms(self.image_format, self.augmentation)}
-        return self.data.fingerprint(self.training.seed) | transforms | self.training.fingerprint()
+        return self.data.fingerprint(self._pairs.seed) | transforms | self._pairs.fingerprint()
 
     def batches(self):
         attach = None
         if "image" in self.reads:
             source = self.data.train
             attach = training_images(source.images, source.pairs()[1], self.image_format, self.augmentation)
-        return self.training.batches(attach=attach, prefetch=PREFETCH)
+        return self._pairs.batches(attach=attach, prefetch=PREFETCH)
 
     def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self.training.shapes(batch)
+        return self._pairs.shapes(batch)
 
     # Evaluation
 
@@ -191,12 +198,10 @@ class CaptioningTask:
                 "bleu": metrics.bleu(outputs, references, **options),
                 "chrf": metrics.chrf(outputs, references),
             }
-        outputs = [words(line) for line in outputs]
-        references = [[words(line) for line in texts] for texts in source.references]
-        bleus = {f"bleu{n}" if n < 4 else "bleu": metrics.words_bleu(outputs, references, n) for n in (1, 2, 3, 4)}
-        return bleus | {
-            "cider": (cider(outputs, references), "CIDEr-D, sigma 6, n-grams of the split's own references")
-        }
+        captions = [words(line) for line in outputs]
+        truths = [[words(line) for line in texts] for texts in source.references]
+        bleus = {f"bleu{n}" if n < 4 else "bleu": metrics.words_bleu(captions, truths, n) for n in (1, 2, 3, 4)}
+        return bleus | {"cider": (cider(captions, truths), "CIDEr-D, sigma 6, n-grams of the split's own references")}
 
     def _measure(self, source, variables):
         pairs, example = source.pairs()

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,9 @@ class ClassificationTask:
     eval_batch_size: int
     seed: int
 
-    unit = "images"
-    shown = ("image",)
-    best_metrics = ("accuracy", "loss")
+    unit: ClassVar[str] = "images"
+    shown: ClassVar[tuple[str, ...]] = ("image",)
+    best_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "ClassificationTask":

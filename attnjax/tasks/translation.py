@@ -5,7 +5,7 @@ import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,9 @@ class TranslationTask:
     devices: Devices
     training: TrainingPairs | None = None
 
-    unit = "tokens"
-    shown = ("source", "target")
-    best_metrics = ("bleu", "exact_match", "accuracy", "loss")
+    unit: ClassVar[str] = "tokens"
+    shown: ClassVar[tuple[str, ...]] = ("source", "target")
+    best_metrics: ClassVar[tuple[str, ...]] = ("bleu", "exact_match", "accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "TranslationTask":
@@ -97,22 +97,27 @@ class TranslationTask:
     # Training
 
     @property
+    def _pairs(self) -> TrainingPairs:
+        assert self.training is not None, "the task was not opened for training"
+        return self.training
+
+    @property
     def steps_per_epoch(self) -> int:
-        return self.training.layout.batches
+        return self._pairs.layout.batches
 
     @property
     def header(self) -> list[str]:
         lines = self.data.header(lambda pairs: f"{len(pairs):,} pairs {'-'.join(self.languages)}")
-        return [*lines, *self.training.header]
+        return [*lines, *self._pairs.header]
 
     def fingerprint(self) -> dict[str, str]:
-        return self.data.fingerprint(self.training.seed) | self.training.fingerprint()
+        return self.data.fingerprint(self._pairs.seed) | self._pairs.fingerprint()
 
     def batches(self):
-        return self.training.batches()
+        return self._pairs.batches()
 
     def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self.training.shapes(batch)
+        return self._pairs.shapes(batch)
 
     # Evaluation
 

@@ -1,6 +1,6 @@
 """The training state: one struct, never stacked by device, the same on disk under every kind of parallelism."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
@@ -24,6 +24,10 @@ class TrainState:
     opt_state: PyTree
     ema: PyTree
     rng: jax.Array
+
+    if TYPE_CHECKING:  # flax.struct adds it
+
+        def replace(self, **changes: Any) -> "TrainState": ...
 
     @property
     def eval_params(self) -> PyTree:

@@ -96,12 +96,12 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_without_a_sound_one_nothing_is_touched(trained, digits):
+def test_without_an_intact_one_nothing_is_touched(trained, digits):
     for step in (trained / "checkpoints").glob("[0-9]*"):
         flip(array_file(step))
     before = snapshot(trained)
     with pytest.raises(
-        UserError, match=r"no checkpoint in .* is sound .*10: state/.*; 12: state/.*Nothing was changed"
+        UserError, match=r"no checkpoint in .* is intact .*10: state/.*; 12: state/.*Nothing was changed"
     ):
         digits(trained)
     after = snapshot(trained)
@@ -150,10 +150,10 @@ def test_reading_a_damaged_checkpoint_is_refused(case, trained):
     assert before == snapshot(trained)
 
 
-def test_reading_where_all_are_torn_says_so(trained):
+def test_reading_where_all_are_incomplete_says_so(trained):
     for step in (trained / "checkpoints").glob("[0-9]*"):
         (step / checksums.FILE).unlink()
-    with pytest.raises(UserError, match=r"holds no checkpoint; .*12 is not whole: it has no checksums.json"):
+    with pytest.raises(UserError, match=r"holds no checkpoint; .*12 is incomplete: it has no checksums.json"):
         run.open_run(trained)
 
 

@@ -46,7 +46,7 @@ def signal_at(monkeypatch, step, *numbers):
     ("step", "number", "code"),
     [(3, signal.SIGTERM, 143), (6, signal.SIGINT, 130), (7, signal.SIGTERM, 143), (1, signal.SIGINT, 130)],
 )
-def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(
+def test_stopped_by_a_signal_it_resumes_as_if_it_had_not_been(
     step, number, code, digits, tmp_path, uninterrupted, assert_same_run, capsys
 ):
     workdir = tmp_path / "stopped"
@@ -58,7 +58,7 @@ def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(
     assert stop.value.code == code
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     out = capsys.readouterr().out
-    assert f"stopped by {number.name} after step {step}, which is saved; to go on: " in out and str(workdir) in out
+    assert f"stopped by {number.name} after step {step}, which is saved; to resume: " in out and str(workdir) in out
     digits(workdir)
     assert f"resumed from step {step} of" in capsys.readouterr().out
     assert_same_run(uninterrupted, workdir)
@@ -159,7 +159,7 @@ def test_a_diverged_training_stops_and_keeps_the_batch(digits, tmp_path):
         assert part in message
     batch = np.load(tmp_path / f"nonfinite_step_{step}.npz")
     assert batch["image"].shape == (32, 8, 8, 1)
-    assert all(np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").open()))
+    assert all(np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
 
 
 def test_no_step_is_saved_before_it_is_known_to_be_finite(digits, tmp_path, monkeypatch):
@@ -242,6 +242,7 @@ def test_a_full_disk_while_a_line_is_logged(name, digits, tmp_path, monkeypatch)
 
     def full(self, step, *arguments):
         if step == 6:
+            getattr(self, name).close()
             setattr(self, name, Full())
         write(self, step, *arguments)
 
