@@ -53,7 +53,7 @@ def test_every_trial_is_trained_once_despite_kills_and_preemption(
     stopped = [stop("scancel", "--signal=USR2"), stop("scontrol", "requeue")]
 
     runner = process("sweep", *arguments)
-    out, err = runner.communicate(timeout=400)
+    out, err = runner.communicate(timeout=900)
     assert runner.returncode == 0, out + err
     assert json.loads((folder / "jobs.json").read_text()) == jobs
     assert_each_trained_once(folder, steps=800)
