@@ -1,7 +1,6 @@
 """Text from images as a task: captions, and translation of sentences that describe an image."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,26 +16,24 @@ from attnjax.data.captions import CaptionOptions, CaptionSource, open_captions, 
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.format import ImageFormat, read_image
 from attnjax.data.images.pipeline import eval_batch
-from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary, save_vocabulary
+from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as metrics
 from attnjax.metrics.cider import cider, words
-from attnjax.metrics.sums import mean_over
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.classification import image_transforms, make_image_format
-from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
+from attnjax.tasks.pairs import VOCABULARY_FOLDER, TextTask, TrainingPairs, run_vocabulary
 from attnjax.tasks.report import TestReport
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
 from attnjax.tasks.splits import Splits
 from attnjax.tasks.translation import vocabulary_sizes
 from attnjax.training.devices import Devices
-from attnjax.training.step import make_eval_step
 
 PREFETCH = 4  # batches, as images are large
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptioningTask:
+class CaptioningTask(TextTask):
     """Images with texts; see `attnjax.tasks.Task`. training: while training.
 
     A captioner reads the image, and the source sentence if the config's data has one; a transformer reads the sentence.
@@ -55,7 +52,6 @@ class CaptioningTask:
     devices: Devices
     training: TrainingPairs | None = None
 
-    unit: ClassVar[str] = "tokens"
     best_metrics: ClassVar[tuple[str, ...]] = ("cider", "bleu", "accuracy", "loss")
 
     @classmethod
@@ -99,14 +95,13 @@ class CaptioningTask:
             data=_splits(config.data),
             image_format=make_image_format(config.data),
             augmentation=Augmentation(**config.data.augment),
-            searcher=Searcher.from_config(config, devices, objective, vocabulary.target, model.max_length),
+            searcher=Searcher(
+                objective, vocabulary.target, model.max_length, devices, dict(config.decoding), config.data.eval_tokens
+            ),
             bleu=dict(config.bleu),
             shuffle_images=config.data.shuffle_images,
             devices=devices,
         )
-
-    def save(self, workdir: Path) -> None:
-        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
     def export(self, folder: Path, params: Any) -> str:
         raise UserError(f"Hugging Face's formats are not written for captioning by {self.model_name}")
@@ -125,21 +120,7 @@ class CaptioningTask:
         shapes = {name: jax.ShapeDtypeStruct((1, 4), jnp.int32) for name in ("source", "target")}
         return shapes | {"image": jax.ShapeDtypeStruct((1, *self.image_format.shape), jnp.float32)}
 
-    @property
-    def limit(self) -> int:
-        """The most subwords that the model takes, eos counted."""
-        return self.searcher.limit
-
     # Training
-
-    @property
-    def _pairs(self) -> TrainingPairs:
-        assert self.training is not None, "the task was not opened for training"
-        return self.training
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._pairs.layout.batches
 
     @property
     def header(self) -> list[str]:
@@ -147,21 +128,18 @@ class CaptioningTask:
             return f"{len(source):,} images with {sum(map(len, source.references)):,} texts"
 
         reads = f"reads       {' and '.join(self.reads)}, {'-'.join(self.languages)}"
-        return [*self.data.header(describe), reads, *self._pairs.header]
+        return [*self.data.header(describe), reads, *self.pairs.header]
 
     def fingerprint(self) -> dict[str, str]:
         transforms = {"transforms": image_transforms(self.image_format, self.augmentation)}
-        return self.data.fingerprint(self._pairs.seed) | transforms | self._pairs.fingerprint()
+        return self.data.fingerprint(self.pairs.seed) | transforms | self.pairs.fingerprint()
 
     def batches(self):
         attach = None
         if "image" in self.reads:
             source = self.data.train
             attach = training_images(source.images, source.pairs()[1], self.image_format, self.augmentation)
-        return self._pairs.batches(attach=attach, prefetch=PREFETCH)
-
-    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self._pairs.shapes(batch)
+        return self.pairs.batches(attach=attach, prefetch=PREFETCH)
 
     # Evaluation
 
@@ -205,18 +183,14 @@ class CaptioningTask:
 
     def _measure(self, source, variables):
         pairs, example = source.pairs()
-        batches = eval_batches(pairs, self.vocabulary, self.devices, self.searcher.eval_tokens)
+        batches = self.eval_batches(pairs)
         if "image" in self.reads:
             batches = (self._with_images(batch, source.images, example) for batch in batches)
-        return with_perplexity(mean_over(self._eval_step, variables, batches))
+        return self.measure(variables, batches)
 
     def _with_images(self, batch, images, example):
         index = np.where(batch["index"] < 0, -1, example[batch["index"]])
         return batch | {"image": eval_batch(images, index, self.image_format)["image"]}
-
-    @functools.cached_property
-    def _eval_step(self):
-        return self.devices.evaluate(make_eval_step(self.objective))
 
     # Generation
 

@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 from ml_collections import ConfigDict
@@ -14,9 +15,13 @@ from attnjax.data.text import pipeline
 from attnjax.data.text.batching import Batching, Layout, train_layout
 from attnjax.data.text.corpus import encode_pairs, training_corpus
 from attnjax.data.text.sources import PairSource
-from attnjax.data.text.vocabulary import Sampling, Vocabulary, load_vocabulary, train_vocabulary
+from attnjax.data.text.vocabulary import Sampling, Vocabulary, load_vocabulary, save_vocabulary, train_vocabulary
+from attnjax.metrics.sums import mean_over
+from attnjax.objectives.sequence import SequenceObjective
+from attnjax.tasks.search import Searcher, row_multiple
 from attnjax.tasks.splits import this_shard
-from attnjax.training.devices import Devices, rows_multiple
+from attnjax.training.devices import Devices
+from attnjax.training.step import make_eval_step
 
 VOCABULARY_FOLDER = "vocabulary"
 
@@ -27,11 +32,6 @@ def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> Voca
         if (folder / VOCABULARY_FOLDER).is_dir():
             return load_vocabulary(folder / VOCABULARY_FOLDER)
     return train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
-
-
-def row_multiple(devices: Devices, accumulate: int = 1) -> int:
-    """Returns what the rows of a batch are a multiple of: 8, and what devices and microbatches need."""
-    return math.lcm(8, rows_multiple(devices, accumulate))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,18 +95,50 @@ class TrainingPairs:
         return [{name: shape(name, x, *sizes) for name, x in batch.items()} for sizes in self.layout.shapes]
 
 
-def eval_batches(
-    pairs: PairSource, vocabulary: Vocabulary, devices: Devices, max_tokens: int
-) -> Iterable[pipeline.Batch]:
-    """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
-    return pipeline.eval_batches(
-        encode_pairs(pairs, vocabulary),
-        max_tokens=max_tokens,
-        row_multiple=row_multiple(devices),
-        shard=this_shard(),
-    )
+class TextTask:
+    """What translation and captioning, whose outputs are text, have in common; see `attnjax.tasks.Task`."""
 
+    objective: SequenceObjective
+    vocabulary: Vocabulary
+    searcher: Searcher
+    devices: Devices
+    training: TrainingPairs | None  # while training
 
-def with_perplexity(means: dict[str, float]) -> dict[str, float]:
-    """Returns the metrics and the perplexity of their loss, which is a mean over tokens."""
-    return means | {"perplexity": math.exp(min(means["loss"], 100))}
+    unit: ClassVar[str] = "tokens"
+
+    def save(self, workdir: Path) -> None:
+        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+
+    @property
+    def limit(self) -> int:
+        """The most subwords that the model takes, eos counted."""
+        return self.searcher.limit
+
+    @property
+    def pairs(self) -> TrainingPairs:
+        """The training batches; only of a task that was opened for training."""
+        assert self.training is not None
+        return self.training
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.pairs.layout.batches
+
+    def batch_shapes(self, batch: pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        return self.pairs.shapes(batch)
+
+    def eval_batches(self, pairs: PairSource) -> Iterable[pipeline.Batch]:
+        """Returns this process's batches of every pair once; see `pipeline.eval_batches`."""
+        encoded, rows = encode_pairs(pairs, self.vocabulary), row_multiple(self.devices)
+        return pipeline.eval_batches(
+            encoded, max_tokens=self.searcher.eval_tokens, row_multiple=rows, shard=this_shard()
+        )
+
+    def measure(self, variables, batches: Iterable[pipeline.Batch]) -> dict[str, float]:
+        """Returns loss, accuracy and perplexity by teacher forcing."""
+        means = mean_over(self._eval_step, variables, batches)
+        return means | {"perplexity": math.exp(min(means["loss"], 100))}
+
+    @functools.cached_property
+    def _eval_step(self):
+        return self.devices.evaluate(make_eval_step(self.objective))

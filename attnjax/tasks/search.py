@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from sentencepiece import SentencePieceProcessor
 
 from attnjax.data.text import pipeline
@@ -15,10 +15,14 @@ from attnjax.data.text.vocabulary import PAD, decode
 from attnjax.decoding import Options
 from attnjax.errors import UserError
 from attnjax.objectives.sequence import SequenceObjective
-from attnjax.tasks.pairs import row_multiple
-from attnjax.training.devices import Devices
+from attnjax.training.devices import Devices, rows_multiple
 
 GREEDY = {"beam_size": 1, "length_penalty": "none"}
+
+
+def row_multiple(devices: Devices, accumulate: int = 1) -> int:
+    """Returns what the rows of a batch of text are a multiple of: 8, and what devices and microbatches need."""
+    return math.lcm(8, rows_multiple(devices, accumulate))
 
 
 class Candidate(NamedTuple):
@@ -44,17 +48,6 @@ class Searcher:
     devices: Devices
     decoding: Mapping[str, Any]
     eval_tokens: int
-
-    @classmethod
-    def from_config(
-        cls,
-        config: ConfigDict,
-        devices: Devices,
-        objective: SequenceObjective,
-        vocabulary: SentencePieceProcessor,
-        limit: int,
-    ) -> "Searcher":
-        return cls(objective, vocabulary, limit, devices, dict(config.decoding), config.data.eval_tokens)
 
     def check(self) -> None:
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""

@@ -1,7 +1,6 @@
 """Translation as a task: parallel text, a subword vocabulary, and translations of plain text."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +13,20 @@ from ml_collections import ConfigDict
 from attnjax import models
 from attnjax.data.text.corpus import encode_pairs
 from attnjax.data.text.sources import PairSource, open_pairs
-from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary, save_vocabulary
+from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as metrics
-from attnjax.metrics.sums import mean_over
 from attnjax.objectives.sequence import SequenceObjective
-from attnjax.tasks.pairs import VOCABULARY_FOLDER, TrainingPairs, eval_batches, run_vocabulary, with_perplexity
+from attnjax.tasks.pairs import VOCABULARY_FOLDER, TextTask, TrainingPairs, run_vocabulary
 from attnjax.tasks.report import TestReport
 from attnjax.tasks.search import GREEDY, Candidate, Searcher
 from attnjax.tasks.splits import Splits
 from attnjax.training.devices import Devices
-from attnjax.training.step import make_eval_step
 from attnjax.weights import huggingface
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationTask:
+class TranslationTask(TextTask):
     """Translation of sentences; see `attnjax.tasks.Task`. bleu: the config's `bleu` group. training: while training."""
 
     objective: SequenceObjective
@@ -41,7 +38,6 @@ class TranslationTask:
     devices: Devices
     training: TrainingPairs | None = None
 
-    unit: ClassVar[str] = "tokens"
     shown: ClassVar[tuple[str, ...]] = ("source", "target")
     best_metrics: ClassVar[tuple[str, ...]] = ("bleu", "exact_match", "accuracy", "loss")
 
@@ -78,13 +74,12 @@ class TranslationTask:
             vocabulary=vocabulary,
             languages=tuple(config.data.languages),
             data=_splits(config.data),
-            searcher=Searcher.from_config(config, devices, objective, vocabulary.target, limit),
+            searcher=Searcher(
+                objective, vocabulary.target, limit, devices, dict(config.decoding), config.data.eval_tokens
+            ),
             bleu=dict(config.bleu),
             devices=devices,
         )
-
-    def save(self, workdir: Path) -> None:
-        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model with `params`, and its subwords, for Hugging Face; returns the classes that read it."""
@@ -97,27 +92,15 @@ class TranslationTask:
     # Training
 
     @property
-    def _pairs(self) -> TrainingPairs:
-        assert self.training is not None, "the task was not opened for training"
-        return self.training
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self._pairs.layout.batches
-
-    @property
     def header(self) -> list[str]:
         lines = self.data.header(lambda pairs: f"{len(pairs):,} pairs {'-'.join(self.languages)}")
-        return [*lines, *self._pairs.header]
+        return [*lines, *self.pairs.header]
 
     def fingerprint(self) -> dict[str, str]:
-        return self.data.fingerprint(self._pairs.seed) | self._pairs.fingerprint()
+        return self.data.fingerprint(self.pairs.seed) | self.pairs.fingerprint()
 
     def batches(self):
-        return self._pairs.batches()
-
-    def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
-        return self._pairs.shapes(batch)
+        return self.pairs.batches()
 
     # Evaluation
 
@@ -129,7 +112,7 @@ class TranslationTask:
         translations = [best[0].text for best in self.translate(variables, pairs.source, **GREEDY)]
         bleu = self._bleu(translations, pairs.target)[0]
         exact = metrics.exact_match(translations, pairs.target)
-        return self._measure(pairs, variables) | {"bleu": bleu, "exact_match": exact}
+        return self.measure(variables, self.eval_batches(pairs)) | {"bleu": bleu, "exact_match": exact}
 
     def test(self, split: str, variables) -> TestReport:
         """Translates a split as `config.decoding` says; UserError if a sentence is longer than the model's limit."""
@@ -144,7 +127,7 @@ class TranslationTask:
         values["exact_match"] = metrics.exact_match(translations, pairs.target)
         return TestReport(
             examples={"pairs": len(pairs)},
-            metrics=values | self._measure(pairs, variables),
+            metrics=values | self.measure(variables, self.eval_batches(pairs)),
             notes={name: signature for name, (_, signature) in scores.items()},
             files={"txt": "".join(f"{line}\n" for line in translations)},
         )
@@ -158,14 +141,6 @@ class TranslationTask:
     def _bleu(self, translations, references):
         options = {name: self.bleu[name] for name in ("tokenize", "lowercase")}
         return metrics.bleu(translations, references, **options)
-
-    def _measure(self, pairs, variables):
-        batches = eval_batches(pairs, self.vocabulary, self.devices, self.searcher.eval_tokens)
-        return with_perplexity(mean_over(self._eval_step, variables, batches))
-
-    @functools.cached_property
-    def _eval_step(self):
-        return self.devices.evaluate(make_eval_step(self.objective))
 
     def _check_evaluation(self):
         """Raises UserError for what would otherwise stop the first validation, or the test after the training."""
@@ -182,11 +157,6 @@ class TranslationTask:
             raise UserError(f"{pairs.name(longest)} has {length} subwords, more than the model's limit of {limit}")
 
     # Translation
-
-    @property
-    def limit(self) -> int:
-        """The most subwords that the model takes, eos counted."""
-        return self.searcher.limit
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the source subwords of each line, eos last."""

@@ -159,7 +159,9 @@ def test_a_diverged_training_stops_and_keeps_the_batch(digits, tmp_path):
         assert part in message
     batch = np.load(tmp_path / f"nonfinite_step_{step}.npz")
     assert batch["image"].shape == (32, 8, 8, 1)
-    assert all(np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert all(
+        np.isfinite(row["loss"]) for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    )
 
 
 def test_no_step_is_saved_before_it_is_known_to_be_finite(digits, tmp_path, monkeypatch):

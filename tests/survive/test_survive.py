@@ -164,7 +164,7 @@ def test_stopped_by_a_signal(number, code, count, launch, uninterrupted, tmp_pat
             signalled.send_signal(number)
         codes, out = finish(processes)
         assert codes == [code] * count, out
-        stopped = re.search(rf"stopped by {number.name} after step (\d+), which is saved; to go on: .*", out)
+        stopped = re.search(rf"stopped by {number.name} after step (\d+), which is saved; to resume: .*", out)
         assert stopped and "Traceback" not in out, out
         assert (workdir / "checkpoints" / stopped[1] / checksums.FILE).is_file()
         log(stopped[0])
