@@ -22,13 +22,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from attnjax.errors import UserError, nearest
+from attnjax.nn.data_parallel import BATCH_AXIS
 from attnjax.nn.partition import Rules
 from attnjax.training.sharding import AXES, ROWS, shardings
 from attnjax.training.step import TrainStep
 
 PyTree = Any
 KINDS = ("pmap", "jit")
-AXIS = "data"  # that "pmap" maps over; `attnjax.nn` looks for it where a layer mixes rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Devices:
         """Returns `step(variables, batch)` compiled; its results are sums over the rows of a batch."""
         function = step
         if self._maps:
-            function = self._mapped(lambda variables, batch: jax.lax.psum(step(variables, batch), AXIS), P())
+            function = self._mapped(lambda variables, batch: jax.lax.psum(step(variables, batch), BATCH_AXIS), P())
         compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(self.place(variables), self._global(batch))
 
@@ -116,7 +116,7 @@ class Devices:
         Every process brings the whole batch, and gets the whole result.
         """
         if self._maps:
-            function = self._mapped(function, P(AXIS))
+            function = self._mapped(function, P(BATCH_AXIS))
         compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(
             self.place(variables), jax.tree.map(lambda x: _put(np.asarray(x), self._rows), batch)
@@ -137,13 +137,13 @@ class Devices:
 
     def _mapped(self, function, out_specs):
         """Returns function(replicated, batch) as a program of each device, on its share of the rows."""
-        in_specs = (P(), P(AXIS))
+        in_specs = (P(), P(BATCH_AXIS))
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _compiled(self, step):
         def data_parallel(state, batch):
             sums, model_state = step.sums(state, batch)
-            return step.update(state, jax.lax.psum(sums, AXIS), model_state)
+            return step.update(state, jax.lax.psum(sums, BATCH_AXIS), model_state)
 
         def sharded(state, batch):
             state, metrics = step.update(state, *step.sums(state.replace(params=self._all_gather(state.params)), batch))
