@@ -112,10 +112,8 @@ def test_every_example_is_evaluated_once(trained, entry, batch):
 
 
 def evaluate_by_hand(workdir):
-    from attnjax.data import open_split
-
     run = open_run(workdir)
-    images, labels, _ = open_split(run.config, "test").load(np.arange(360))
+    images, labels, _ = run.task.data.open("test").load(np.arange(360))
     logits = run.objective.logits(run.params, run.model_state, (np.stack(images) / 255 - 0.5) / 0.5)
     return float(-jax.nn.log_softmax(logits)[np.arange(360), labels].mean())
 
