@@ -52,7 +52,8 @@ def _first_state(experiment, workdir):
     if has_checkpoint(workdir) or not (config.init_from or config.get("encoder_from")):
         return devices.create(experiment.create_state), notes
     state, changes = initialise(experiment.create_state(), config)
-    return devices.place(state), notes + changes
+    source = [f"initialised from {config.init_from}"] if config.init_from else []
+    return devices.place(state), [*notes, *source, *changes]
 
 
 def _train(experiment, workdir, state, batches, notes):
