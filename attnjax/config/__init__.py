@@ -14,21 +14,3 @@ from attnjax.config.reading import (
     save,
 )
 from attnjax.config.schema import DEFAULTS, captioning, classification, translation
-
-__all__ = [
-    "CADENCE_FIELDS",
-    "DEFAULTS",
-    "FREE_FIELDS",
-    "captioning",
-    "classification",
-    "differences",
-    "flat",
-    "load",
-    "load_sweep",
-    "override",
-    "parse",
-    "read",
-    "resolve",
-    "save",
-    "translation",
-]
