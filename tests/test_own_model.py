@@ -10,6 +10,8 @@ from attnjax.runs.folder import open_run
 MODEL = """
 import flax.linen as nn
 
+from attnjax.nn.dropout import Dropout
+
 
 class Linear(nn.Module):
     num_classes: int  # from the data
@@ -19,7 +21,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool = False):
         x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-        x = nn.Dropout(0.1)(x, deterministic=not train)
+        x = Dropout(0.1)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 """
 CONFIG = """
