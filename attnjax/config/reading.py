@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from attnjax import __version__
+from attnjax import __version__, models
 from attnjax.config.schema import DEFAULTS
 from attnjax.errors import UserError, nearest
 from attnjax.files import write_atomically
@@ -141,7 +141,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def read(path: Path) -> ConfigDict:
-    """Returns a config saved in a run folder; UserError if it is damaged, or another version of attnjax wrote it."""
+    """Returns a config saved in a run folder, with the defaults of fields that are missing.
+
+    UserError if it is damaged, or another version of attnjax wrote it.
+    """
 
     def tuples(value):
         if isinstance(value, dict):
@@ -150,16 +153,24 @@ def read(path: Path) -> ConfigDict:
 
     try:
         saved = tuples(json.loads(path.read_text()))
-        if (version := saved.pop(VERSION_FIELD, "an unknown version")) != __version__:
-            raise UserError(f"'{path}' was written by attnjax {version}, and this is {__version__}: use that version")
+        if (version := saved.pop(VERSION_FIELD, None)) != __version__:
+            writer = f"attnjax {version}" if version else "an unknown version of attnjax"
+            raise UserError(f"'{path}' was written by {writer}, which this one, {__version__}, cannot open")
         config = DEFAULTS[saved["task"]]()
         with config.unlocked():
             config.update(saved)
+            config.model = _complete(config.model)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
     return config
+
+
+def _complete(model):
+    """Returns a model's fields, and those of its parts, with the defaults of all that are missing."""
+    given = {key: _complete(value) if isinstance(value, ConfigDict) else value for key, value in model.items()}
+    return models.fields(**given)
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:

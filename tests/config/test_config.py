@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from attnjax import __version__, models
 from attnjax import config as config_lib
-from attnjax import models
 from attnjax.errors import UserError
 
 
@@ -53,6 +53,18 @@ def test_overrides_are_typed(config):
 def test_a_wrong_override_says_what_would_be_right(config, path, text, message):
     with pytest.raises(UserError, match=message):
         config_lib.override(config, [(path, text)])
+
+
+def test_a_config_of_another_version_is_one_clear_line(config, tmp_path):
+    path = tmp_path / "config.json"
+    config_lib.save(config, path)
+    saved = json.loads(path.read_text())
+    assert saved["attnjax"] == __version__
+    for version, writer in (("0.0.1", "attnjax 0.0.1"), (None, "an unknown version of attnjax")):
+        saved.pop("attnjax", None)
+        path.write_text(json.dumps(saved | ({"attnjax": version} if version else {})))
+        with pytest.raises(UserError, match=rf"was written by {writer}, which this one, {__version__}, cannot open"):
+            config_lib.read(path)
 
 
 def test_saved_and_read_back_is_the_same(config, tmp_path):
