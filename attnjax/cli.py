@@ -17,9 +17,6 @@ from attnjax.errors import UserError
 
 CHECKPOINT_HELP = "best (on validation, else latest), latest, average (of the last keep_checkpoints), or a step"
 
-# From glibc's malloc.h: M_TRIM_THRESHOLD off, M_MMAP_MAX 0, M_ARENA_MAX 1.
-_MALLOC_OPTIONS = {-1: -1, -4: 0, -8: 1}
-
 
 def parse_args(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, *, overrides_allowed: bool = True
@@ -28,19 +25,17 @@ def parse_args(
 
     UserError if an override has no value, or if there are any and `overrides_allowed` is False.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = iter(sys.argv[1:] if argv is None else argv)
     rest, overrides = [], []
-    while arguments:
-        argument = arguments.pop(0)
+    for argument in arguments:
         if not argument.startswith("--config."):
             rest.append(argument)
             continue
         path, equals, text = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            if not arguments:
-                raise UserError(f"{argument} needs a value: {argument}=VALUE")
-            text = arguments.pop(0)
-        overrides.append((path, text))
+        value = text if equals else next(arguments, None)
+        if value is None:
+            raise UserError(f"{argument} needs a value: {argument}=VALUE")
+        overrides.append((path, value))
     args = parser.parse_args(rest)
     if overrides and not overrides_allowed:
         raise UserError(f"{Path(parser.prog).stem} takes no --config overrides; see --help")
@@ -71,9 +66,9 @@ def keep_freed_memory() -> None:
 
     With its defaults every step on CPU maps its buffers again and spends up to half of its time in page faults.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in _MALLOC_OPTIONS.items():
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        # From glibc's malloc.h: M_TRIM_THRESHOLD off, M_MMAP_MAX 0, M_ARENA_MAX 1.
+        for option, value in ((-1, -1), (-4, 0), (-8, 1)):
             mallopt(option, value)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 def clock(seconds: float) -> str:
     """Returns hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

@@ -17,19 +17,9 @@ the model again on the finished tokens with teacher forcing.
 """
 
 from attnjax.decoding.beam import beam_search
-from attnjax.decoding.options import LENGTH_PENALTIES, Options, SamplingOptions
+from attnjax.decoding.options import Options, SamplingOptions
 from attnjax.decoding.sampling import greedy, sample
 from attnjax.decoding.score import Hypotheses, score
 from attnjax.decoding.steps import expand
 
-__all__ = [
-    "LENGTH_PENALTIES",
-    "Hypotheses",
-    "Options",
-    "SamplingOptions",
-    "beam_search",
-    "expand",
-    "greedy",
-    "sample",
-    "score",
-]
+__all__ = ["Hypotheses", "Options", "SamplingOptions", "beam_search", "expand", "greedy", "sample", "score"]

@@ -24,10 +24,7 @@ def beam_search(
     that contains eos yields one hypothesis.
 
     With `options.early_stopping` an example is done once K hypotheses have finished. A confident model soon fills these
-    K places with improbable short outputs, so its most probable output may be lost.
-
-    Args:
-      step, cache, max_lengths, prefix: as for `greedy`.
+    K places with improbable short outputs, so its most probable output may be lost. The other arguments are `greedy`'s.
     """
     batch = batch_size(cache)
     forced = forced_tokens(batch, options, max_lengths, prefix)

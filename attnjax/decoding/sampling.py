@@ -117,10 +117,6 @@ def _generate(step, cache, options, max_lengths, prefix, choose, samples=1):
         lengths=jnp.zeros(shape[:2], jnp.int32),
     )
     state = jax.lax.while_loop(lambda state: state.open.any(), advance, state)
-    return _finish(state, options)
-
-
-def _finish(state, options):
     found = jnp.isfinite(state.totals)
     lengths = jnp.where(found, state.lengths, 0)
     return Hypotheses(

@@ -60,11 +60,7 @@ def next_log_probs(
     token = jnp.where(position == 0, options.bos, tokens[:, :, position - 1])
     logits, cache = step(cache, token.reshape(-1), position)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(*token.shape, -1)
-    return _constrain(log_probs, tokens, position, forced[:, position, None, None], options), cache
-
-
-def _constrain(log_probs, tokens, position, forced, options):
-    """Sets forbidden tokens to -inf. `forced` (B, 1, 1) overrides all other rules; its log-probability is unchanged."""
+    forced = forced[:, position, None, None]  # (B, 1, 1)
     vocabulary = jnp.arange(log_probs.shape[-1])
     forbidden = vocabulary == options.pad
     if options.bos != options.eos:
@@ -72,8 +68,9 @@ def _constrain(log_probs, tokens, position, forced, options):
     forbidden |= (vocabulary == options.eos) & (position < options.min_length - 1)
     if 0 < options.no_repeat_ngram < options.max_length:
         forbidden |= _repeats(tokens, position, options.no_repeat_ngram, log_probs.shape[-1])
+    # A forced token overrides all other rules; its log-probability is unchanged.
     forbidden = jnp.where(forced == options.pad, forbidden, vocabulary != forced)
-    return jnp.where(forbidden, -jnp.inf, log_probs)
+    return jnp.where(forbidden, -jnp.inf, log_probs), cache
 
 
 def _repeats(tokens, position, n, vocabulary_size):

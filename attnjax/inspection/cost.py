@@ -27,9 +27,8 @@ def memory(function: Callable, *arguments) -> int:
     `arguments` are arrays or ShapeDtypeStructs; nothing runs. On CPU the function is compiled without YNNPACK fusion,
     whose library allocates memory that XLA does not report; an actual run may need more or less.
     """
-    options: dict[str, str | bool] = (
-        {"xla_cpu_experimental_ynn_fusion_type": ""} if jax.default_backend() == "cpu" else {}
-    )
+    on_cpu = jax.default_backend() == "cpu"
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""} if on_cpu else {}
     return peak_bytes(jax.jit(function).lower(*arguments).compile(options))
 
 

@@ -35,11 +35,16 @@ def _total(jaxpr):
     return total
 
 
-def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C), by tracing alone."""
+def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> core.Jaxpr:
+    """Returns the jaxpr of the forward pass of one image (H, W, C); its last input is the image, (1, H, W, C)."""
     image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    return step_multiply_adds(lambda v, x: model.apply(v, x, train=False), variables, image)
+    return jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image).jaxpr
+
+
+def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C), by tracing alone."""
+    return _total(trace(model, image_shape))
 
 
 def step_multiply_adds(step: Callable, *inputs) -> int:

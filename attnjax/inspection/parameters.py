@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,7 @@ def count(params: Any) -> int:
 
 def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
     """Returns the number of parameters per top-level module; block0, block1, ... are summed as "block*"."""
-    parts: dict[str, int] = {}
+    parts: Counter[str] = Counter()
     for name, part in params.items():
-        name = re.sub(r"\d+", "*", name)
-        parts[name] = parts.get(name, 0) + count(part)
-    return parts
+        parts[re.sub(r"\d+", "*", name)] += count(part)
+    return dict(parts)

@@ -1,11 +1,12 @@
 """Receptive fields of convolution and pooling layers, from the jaxpr of any image model."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
-import jax
-import numpy as np
 from jax.extend import core
+
+from attnjax.inspection.flops import trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +44,11 @@ def _reduce_window(eqn):
     return eqn.params["window_dimensions"][1:3], eqn.params["window_strides"][1:3]
 
 
-def _strided_slice(eqn):
-    return (1, 1), (eqn.params["strides"] or (1,) * 4)[1:3]
-
-
 _WINDOWS = {
     "conv_general_dilated": _convolution,
     "reduce_window_max": _reduce_window,
     "reduce_window_sum": _reduce_window,
-    "slice": _strided_slice,
+    "slice": lambda eqn: ((1, 1), (eqn.params["strides"] or (1,) * 4)[1:3]),
 }
 _LAYERS = {"conv_general_dilated": "convolution", "reduce_window_max": "max pool", "reduce_window_sum": "average pool"}
 
@@ -71,12 +68,9 @@ def _walk(jaxpr, inputs, rows):
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if inner is not None:
             inner = getattr(inner, "jaxpr", inner)
-            for var, field in zip(eqn.outvars, _walk(inner, seen, rows), strict=True):
-                fields[var] = field
+            fields.update(zip(eqn.outvars, _walk(inner, seen, rows), strict=True))
             continue
-        field = known[0]
-        for other in known[1:]:
-            field = field.join(other)
+        field = functools.reduce(_Field.join, known)
         if not all(len(var.aval.shape) == 4 for var in eqn.outvars):
             continue  # not a feature map any more: flattened, or pooled over all positions
         if eqn.primitive.name in _WINDOWS:
@@ -87,7 +81,7 @@ def _walk(jaxpr, inputs, rows):
             path = "/".join(part for part in parts if "." not in part)
             name = f"{path} {_LAYERS[eqn.primitive.name]}"
             rows.append(ReceptiveField(name, tuple(eqn.outvars[0].aval.shape[1:3]), field.size, field.stride))
-        fields.update({var: field for var in eqn.outvars})
+        fields |= dict.fromkeys(eqn.outvars, field)
     return [field_of(var) for var in jaxpr.outvars]
 
 
@@ -96,10 +90,7 @@ def receptive_fields(model: nn.Module, image_shape: tuple[int, int, int]) -> lis
 
     `image_shape` is (H, W, C). Where branches join, the larger field counts.
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    closed = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
-    inputs = [None] * (len(closed.jaxpr.invars) - 1) + [_Field()]
+    jaxpr = trace(model, image_shape)
     rows: list[ReceptiveField] = []
-    _walk(closed.jaxpr, inputs, rows)
+    _walk(jaxpr, [None] * (len(jaxpr.invars) - 1) + [_Field()], rows)
     return rows

@@ -16,15 +16,12 @@ class Objective(Protocol):
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
-        ...
 
     def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode.
 
         Sum and weight are added over microbatches and devices before one is divided by the other.
         """
-        ...
 
     def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
         """Returns the metrics of a batch, in evaluation mode."""
-        ...

@@ -41,20 +41,19 @@ class ClassificationObjective:
             target = share * target + (1 - share) * jax.nn.one_hot(batch["label_other"], logits.shape[-1])
         target = optax.smooth_labels(target, self.label_smoothing)
         mask = batch["mask"].astype(jnp.float32)
-        losses = optax.softmax_cross_entropy(logits, target)
-        metrics = self._metrics(logits, batch) | {"loss": ((losses * mask).sum(), mask.sum())}
-        return (losses * mask).sum(), (mask.sum(), metrics, new_state)
+        total = (optax.softmax_cross_entropy(logits, target) * mask).sum()
+        return total, (mask.sum(), _metrics(logits, batch) | {"loss": (total, mask.sum())}, new_state)
 
     def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
         """Returns the sums over images of loss, without label smoothing, and accuracy, in evaluation mode."""
-        return self._metrics(self.logits(params, model_state, batch["image"]), batch)
+        return _metrics(self.logits(params, model_state, batch["image"]), batch)
 
     def _apply(self, params, model_state, image, **options):
         return self.model.apply({"params": params, **model_state}, image, **options)
 
-    def _metrics(self, logits, batch):
-        mask = batch["mask"].astype(jnp.float32)
-        label = batch["label"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        correct = logits.argmax(-1) == label
-        return {"loss": ((losses * mask).sum(), mask.sum()), "accuracy": ((correct * mask).sum(), mask.sum())}
+
+def _metrics(logits, batch):
+    mask = batch["mask"].astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    correct = logits.argmax(-1) == batch["label"]
+    return {"loss": ((losses * mask).sum(), mask.sum()), "accuracy": ((correct * mask).sum(), mask.sum())}

@@ -67,9 +67,8 @@ class SequenceObjective:
         max_lengths and prefix are as for `decoding.greedy`.
         """
         variables = {"params": params, **model_state}
-        cache: PyTree = self.model.apply(
-            variables, **self._inputs(batch), length=options.max_length, method="start_cache"
-        )
+        inputs = self._inputs(batch)
+        cache: PyTree = self.model.apply(variables, **inputs, length=options.max_length, method="start_cache")
         # The keys and values of cross-attention are equal for all hypotheses of an example: no need to reorder them.
         memory = decoding.expand(cache["memory"], options.beam_size)
 

@@ -4,7 +4,7 @@ import re
 
 from attnjax.models.crossvit import CrossViT
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, split_qkv
+from attnjax.weights.naming import Format, split_qkv, within
 from attnjax.weights.vit import TIMM_BLOCK
 
 
@@ -18,10 +18,7 @@ _IN_FUSION = {
     "project/norm": "projs.{b}.0",
     "project/linear": "projs.{b}.2",
     "norm": "fusion.{b}.norm1",
-    "attention/query": "fusion.{b}.attn.wq",
-    "attention/key": "fusion.{b}.attn.wk",
-    "attention/value": "fusion.{b}.attn.wv",
-    "attention/out": "fusion.{b}.attn.proj",
+    **within("attention/", "fusion.{b}.attn.", {"query": "wq", "key": "wk", "value": "wv", "out": "proj"}),
     "project_back/norm": "revert_projs.{b}.0",
     "project_back/linear": "revert_projs.{b}.2",
 }
@@ -39,18 +36,10 @@ def _modules(model: CrossViT) -> dict[str, str]:
         }
         for s in range(model.stages):
             for i in range(depth):
-                block = f"stage{s + 1}_branch{b + 1}_block{i + 1}/"
-                names |= {block + ours: f"blocks.{s}.blocks.{b}.{i}.{theirs}" for ours, theirs in TIMM_BLOCK.items()}
-            fusion = f"stage{s + 1}_fusion{b + 1}/"
-            names |= {fusion + ours: f"blocks.{s}.{theirs.format(b=b)}" for ours, theirs in _IN_FUSION.items()}
+                names |= within(f"stage{s + 1}_branch{b + 1}_block{i + 1}/", f"blocks.{s}.blocks.{b}.{i}.", TIMM_BLOCK)
+            in_fusion = {ours: theirs.format(b=b) for ours, theirs in _IN_FUSION.items()}
+            names |= within(f"stage{s + 1}_fusion{b + 1}/", f"blocks.{s}.", in_fusion)
     return names
 
 
-FORMATS = (
-    Format(
-        name="IBM's and timm's",
-        marker=r"^patch_embed\.0\.proj\.",
-        prepare=_prepare,
-        modules=_modules,
-    ),
-)
+FORMATS = (Format(name="IBM's and timm's", marker=r"^patch_embed\.0\.proj\.", prepare=_prepare, modules=_modules),)

@@ -4,26 +4,22 @@ import re
 
 import numpy as np
 
-from attnjax.models.transformer import Transformer
 from attnjax.weights import transformer_family as base
 from attnjax.weights.files import Arrays
 from attnjax.weights.naming import Format
 
-
-def _outside(model: Transformer) -> dict[str, str]:
-    return {
-        base.TARGET: "decoder.embed_tokens.weight",
-        base.SOURCE: "encoder.embed_tokens.weight",
-        base.OUTPUT: "decoder.output_projection.weight",
-        "source_positions/embedding": "encoder.embed_positions.weight",
-        "target_positions/embedding": "decoder.embed_positions.weight",
-        "encoder_norm": "encoder.layer_norm",
-        "decoder_norm": "decoder.layer_norm",
-    }
-
-
-# Names in old checkpoints -> names in new ones.
-_RENAMES = {
+_TABLES = {
+    base.TARGET: ("decoder.embed_tokens.weight",),
+    base.SOURCE: ("encoder.embed_tokens.weight",),
+    base.OUTPUT: ("decoder.output_projection.weight", "decoder.embed_out", "decoder.embed_tokens.weight"),
+}
+_OUTSIDE = _TABLES | {
+    "source_positions/embedding": ("encoder.embed_positions.weight",),
+    "target_positions/embedding": ("decoder.embed_positions.weight",),
+    "encoder_norm": ("encoder.layer_norm",),
+    "decoder_norm": ("decoder.layer_norm",),
+}
+_RENAMES = {  # names in old checkpoints -> names in new ones
     r"\.layer_norms\.0\.": ".self_attn_layer_norm.",
     r"(^encoder\..*)\.layer_norms\.1\.": r"\1.final_layer_norm.",
     r"(^decoder\..*)\.layer_norms\.1\.": r"\1.encoder_attn_layer_norm.",
@@ -50,16 +46,12 @@ FAIRSEQ = base.Family(
     format=Format(
         name="fairseq",
         marker=r"^encoder\.embed_tokens\.weight$",
-        modules=base.modules("{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _outside),
+        modules=base.modules("{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _OUTSIDE),
         prepare=_prepare,
     ),
     fields={"positions": ("fairseq", "learned"), "epsilon": (1e-5,), "output_bias": (False,)},
-    tables={
-        base.TARGET: ("decoder.embed_tokens.weight",),
-        base.SOURCE: ("encoder.embed_tokens.weight",),
-        base.OUTPUT: ("decoder.output_projection.weight", "decoder.embed_out", "decoder.embed_tokens.weight"),
-    },
-    buffers={r"(^|\.)version$|_float_tensor$|embed_positions\.weights$": base.ignored},
+    tables=_TABLES,
+    buffers={r"(^|\.)version$|_float_tensor$|embed_positions\.weights$": lambda array: ""},  # with any content
     describe=lambda path, arrays: {},
     pad=lambda description: 1,
 )

@@ -16,10 +16,8 @@ from attnjax.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 
-# The weights in a Hugging Face folder, the preferred file first.
-_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
-# Keys under which training code saves a state dict.
-_WRAPPERS = ("model", "state_dict")
+_IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # the weights in a Hugging Face folder, preferred first
+_WRAPPERS = ("model", "state_dict")  # keys under which training code saves a state dict
 
 
 def read_arrays(path: str | Path) -> Arrays:
@@ -60,8 +58,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         description = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"'{file}' is damaged: {_first_line(error)}") from error
-    is_huggingface = isinstance(description, dict) and "model_type" in description
-    return description if is_huggingface else {}
+    return description if isinstance(description, dict) and "model_type" in description else {}
 
 
 def _read_npz(path: Path) -> Arrays:
@@ -83,12 +80,7 @@ def _read_torch(path: Path) -> Arrays:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"'{path}' is not a state dict of named tensors")
-    return {name: _from_torch(tensor) for name, tensor in state.items()}
-
-
-def _from_torch(tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return {name: (x.float() if x.is_floating_point() else x).detach().numpy() for name, x in state.items()}
 
 
 def _widen(array: np.ndarray) -> np.ndarray:
@@ -104,7 +96,5 @@ def _first_line(error: Exception) -> str:
 _READERS: dict[str, Callable[[Path], Arrays]] = {
     ".npz": _read_npz,
     ".safetensors": safetensors.numpy.load_file,
-    ".pt": _read_torch,
-    ".pth": _read_torch,
-    ".bin": _read_torch,
+    **dict.fromkeys((".pt", ".pth", ".bin"), _read_torch),
 }

@@ -26,7 +26,7 @@ def fit(weights: Weights, fresh: Mapping[str, Any], grids: Grids, image_size: Gr
     report = [
         *_fit_positions(variables, weights, fresh, grids, image_size),
         *_fit_rows_and_columns(variables, weights, fresh),
-        *_fit_biases(variables, fresh),
+        *dict.fromkeys(_fit_biases(variables, fresh)),  # one line for all blocks
     ]
     num_classes = next((len(x) for path, x in fresh.items() if is_head(path) and path.endswith("/bias")), 0)
     if weights.num_classes != num_classes:
@@ -77,13 +77,11 @@ def _fit_rows_and_columns(variables: Arrays, weights, fresh):
 
 
 def _fit_biases(variables: Arrays, fresh):
-    """Resizes tables of relative positions in place; returns the report's lines, one for all blocks it is true of."""
-    report: dict[str, None] = {}
+    """Resizes tables of relative positions in place; yields the report's lines."""
     for path, table in variables.items():
         if not path.endswith("relative_positions/embedding") or path not in fresh:
             continue
         old, new = table.shape[:2], fresh[path].shape[:2]
         if old != new:
             variables[path] = resize_grid(table, new, BIAS_RESIZE_RULE)
-            report[f"relative positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({BIAS_RESIZE_RULE})"] = None
-    return list(report)
+            yield f"relative positions resized {old[0]}x{old[1]} -> {new[0]}x{new[1]} ({BIAS_RESIZE_RULE})"

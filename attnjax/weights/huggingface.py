@@ -63,11 +63,7 @@ def write_classifier(
 
 
 def write_translator(
-    folder: str | Path,
-    model: nn.Module,
-    params: Mapping[str, Any],
-    vocabulary: Vocabulary,
-    languages: tuple[str, str],
+    folder: str | Path, model: nn.Module, params: Mapping[str, Any], vocabulary: Vocabulary, languages: tuple[str, str]
 ) -> str:
     """Writes a Transformer as a Marian with its subwords; returns the names of transformers' classes that read it.
 
@@ -76,8 +72,10 @@ def write_translator(
     """
     check_writable("transformer" if isinstance(model, Transformer) else type(model).__name__.lower())
     make, readers = WRITERS["transformer"]
-    save_model(Path(folder), *make(model, _flat(params)))
-    _save_tokenizer(Path(folder), vocabulary, languages, model.max_length)
+    arrays, files = make(model, _flat(params))
+    save_model(Path(folder), arrays, files | _tokenizer_files(vocabulary, languages, model.max_length))
+    for name, side in {"source": vocabulary.source, "target": vocabulary.target}.items():
+        Path(folder, f"{name}.spm").write_bytes(side.serialized_model_proto())
     return readers
 
 
@@ -91,14 +89,12 @@ def save_model(folder: Path, arrays: Arrays, files: Mapping[str, Any]) -> None:
         raise UserError(f"'{folder}' already holds a model.safetensors; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    _save_json(folder, files)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _save_tokenizer(folder: Path, vocabulary: Vocabulary, languages: tuple[str, str], max_length: int) -> None:
-    """Writes what MarianTokenizer.from_pretrained loads; `max_length` counts subwords including eos."""
-    sides = {"source": vocabulary.source, "target": vocabulary.target}
-    for name, side in sides.items():
-        (folder / f"{name}.spm").write_bytes(side.serialized_model_proto())
+def _tokenizer_files(vocabulary: Vocabulary, languages: tuple[str, str], max_length: int) -> dict[str, Any]:
+    """Returns the JSON files of MarianTokenizer.from_pretrained; `max_length` counts subwords including eos."""
     files: dict[str, Any] = {"vocab.json": _ids(vocabulary.source)}
     if not vocabulary.joint:
         files["target_vocab.json"] = _ids(vocabulary.target)
@@ -111,13 +107,8 @@ def _save_tokenizer(folder: Path, vocabulary: Vocabulary, languages: tuple[str, 
         "bos_token": "<s>",  # the decoder starts from it; marked special so that decoding drops it
         "clean_up_tokenization_spaces": False,
     }
-    _save_json(folder, files)
+    return files
 
 
 def _ids(model: SentencePieceProcessor) -> dict[str, int]:
     return {model.id_to_piece(i): i for i in range(model.get_piece_size())}
-
-
-def _save_json(folder: Path, files: Mapping[str, Any]) -> None:
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")

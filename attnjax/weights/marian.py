@@ -11,22 +11,13 @@ from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
 from attnjax.weights import transformer_family as base
 from attnjax.weights.files import Arrays, read_description
-from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, Settings, to_published
+from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, Format, Settings, to_published, within
 
 
 def _must_be_concatenated_sinusoids(array: np.ndarray) -> str:
     # The tolerance admits half precision; tensor2tensor's frequencies differ by 0.09 within 64 positions.
     same = array.ndim == 2 and np.allclose(array, sinusoids(len(array), array.shape[1], "concatenated"), atol=1e-3)
     return "" if same else "does not contain sinusoids of frequencies 10000^(-2i/d), all sines before all cosines"
-
-
-def _huggingface_outside(model: Transformer) -> dict[str, str]:
-    return {
-        base.TARGET: "model.shared.weight" if model.tie == "all" else "model.decoder.embed_tokens.weight",
-        base.SOURCE: "model.encoder.embed_tokens.weight",
-        base.OUTPUT: "lm_head.weight",
-        base.BIAS: "final_logits_bias",
-    }
 
 
 def _huggingface_prepare(arrays: Arrays) -> Arrays:
@@ -52,26 +43,23 @@ def _huggingface_description(path, arrays):
     return description
 
 
+_FIELDS = {"norm": ("post",), "positions": ("concatenated",)}  # of both formats
+_HUGGINGFACE_TABLES = {
+    base.TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
+    base.SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
+    base.OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
+    base.BIAS: ("final_logits_bias",),
+}
 HUGGINGFACE = base.Family(
     format=Format(
         name="Hugging Face's Marian",
         marker=r"^model\.encoder\.layers\.0\.self_attn\.q_proj\.weight$",
-        modules=base.modules("model.{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _huggingface_outside),
+        modules=base.modules("model.{part}.layers.{i}.", base.TORCH_ENCODER, base.TORCH_DECODER, _HUGGINGFACE_TABLES),
         prepare=_huggingface_prepare,
         settings=_huggingface_settings,
     ),
-    fields={
-        "norm": ("post",),
-        "positions": ("concatenated",),
-        "epsilon": (1e-5,),
-        "activation": tuple(HUGGINGFACE_ACTIVATIONS),
-    },
-    tables={
-        base.TARGET: ("model.decoder.embed_tokens.weight", "model.shared.weight"),
-        base.SOURCE: ("model.encoder.embed_tokens.weight", "model.shared.weight"),
-        base.OUTPUT: ("lm_head.weight", "model.decoder.embed_tokens.weight", "model.shared.weight"),
-        base.BIAS: ("final_logits_bias",),
-    },
+    fields={**_FIELDS, "epsilon": (1e-5,), "activation": tuple(HUGGINGFACE_ACTIVATIONS)},
+    tables=_HUGGINGFACE_TABLES,
     buffers={r"embed_positions\.weight$": _must_be_concatenated_sinusoids},
     describe=_huggingface_description,
     pad=lambda description: description["pad_token_id"],
@@ -88,7 +76,9 @@ def to_huggingface(model: Transformer, variables: Arrays) -> tuple[Arrays, dict[
     arrays = to_published(variables, HUGGINGFACE.format, model)
     bias = arrays.get("final_logits_bias", np.zeros(model.target_vocabulary, np.float32))
     arrays["final_logits_bias"] = bias[None]  # MarianMTModel always has one
-    return arrays, {"config.json": _description(model) | _SPECIAL_IDS, "generation_config.json": _generation(model)}
+    # The constraints of our searches: no padding or bos in an output, eos at the maximum length.
+    generation = _SPECIAL_IDS | {"bad_words_ids": [[Options.pad], [Options.bos]], "max_length": model.max_length}
+    return arrays, {"config.json": _description(model) | _SPECIAL_IDS, "generation_config.json": generation}
 
 
 _SPECIAL_IDS = {
@@ -122,49 +112,25 @@ def _description(model):
     }
 
 
-def _generation(model):
-    """The constraints of our searches: no padding or bos in an output, eos at the maximum length."""
-    return _SPECIAL_IDS | {"bad_words_ids": [[Options.pad], [Options.bos]], "max_length": model.max_length}
-
-
-_MARIAN_PARTS = {
+_MARIAN_ATTENTION = {
     f"{part}/{leaf}": f"{prefix}{letter}"
     for part, letter in {"query": "q", "key": "k", "value": "v", "out": "o"}.items()
     for leaf, prefix in {"kernel": "W", "bias": "b"}.items()
 }
-_MARIAN_MLP = {
-    "mlp/fc1/kernel": "ffn_W1",
-    "mlp/fc1/bias": "ffn_b1",
-    "mlp/fc2/kernel": "ffn_W2",
-    "mlp/fc2/bias": "ffn_b2",
-}
-
-
-def _marian_norm(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}/{leaf}": f"{theirs}_ln_{leaf}" for leaf in ("scale", "bias")}
-
-
+_MARIAN_MLP = {"fc1/kernel": "W1", "fc1/bias": "b1", "fc2/kernel": "W2", "fc2/bias": "b2"}
+_MARIAN_NORM = {"scale": "ln_scale", "bias": "ln_bias"}
 _MARIAN_ENCODER = {
-    **base.attention("attention", "self_{}", _MARIAN_PARTS),
-    **_marian_norm("norm1", "self_Wo"),
-    **_MARIAN_MLP,
-    **_marian_norm("norm2", "ffn_ffn"),
+    **within("attention/", "self_", _MARIAN_ATTENTION),
+    **within("norm1/", "self_Wo_", _MARIAN_NORM),
+    **within("mlp/", "ffn_", _MARIAN_MLP),
+    **within("norm2/", "ffn_ffn_", _MARIAN_NORM),
 }
 _MARIAN_DECODER = {
     **_MARIAN_ENCODER,
-    **base.attention("cross_attention", "context_{}", _MARIAN_PARTS),
-    **_marian_norm("norm2", "context_Wo"),
-    **_marian_norm("norm3", "ffn_ffn"),
+    **within("cross_attention/", "context_", _MARIAN_ATTENTION),
+    **within("norm2/", "context_Wo_", _MARIAN_NORM),
+    **within("norm3/", "ffn_ffn_", _MARIAN_NORM),
 }
-
-
-def _marian_outside(model: Transformer) -> dict[str, str]:
-    return {
-        base.TARGET: "Wemb" if model.tie == "all" else "decoder_Wemb",
-        base.SOURCE: "encoder_Wemb",
-        base.OUTPUT: "decoder_ff_logit_out_W",
-        base.BIAS: "decoder_ff_logit_out_b",
-    }
 
 
 def _marian_prepare(arrays: Arrays) -> Arrays:
@@ -196,30 +162,26 @@ def _marian_description(path, arrays):
     return description if isinstance(description, dict) else {}
 
 
+_MARIAN_TABLES = {
+    base.TARGET: ("decoder_Wemb", "Wemb"),
+    base.SOURCE: ("encoder_Wemb", "Wemb"),
+    base.OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
+    base.BIAS: ("decoder_ff_logit_out_b",),
+}
 MARIAN = base.Family(
     format=Format(
         name="Marian's npz",
         marker=r"^encoder_l1_self_Wq$",
-        modules=base.modules("{part}_l{n}_", _MARIAN_ENCODER, _MARIAN_DECODER, _marian_outside),
+        modules=base.modules("{part}_l{n}_", _MARIAN_ENCODER, _MARIAN_DECODER, _MARIAN_TABLES),
         prepare=_marian_prepare,
         settings=_marian_settings,
         described_in="special:model.yml",
     ),
     # Positions and epsilon follow Hugging Face's conversion of such files. Marian itself uses frequencies
     # 10000^(-i/(d/2-1)) from position 0 and 1e-6 (src/graph/node_initializers.cpp, src/models/transformer.h).
-    fields={
-        "norm": ("post",),
-        "positions": ("concatenated",),
-        "epsilon": (1e-6, 1e-5),
-        "activation": ("relu", "swish"),
-    },
-    tables={
-        base.TARGET: ("decoder_Wemb", "Wemb"),
-        base.SOURCE: ("encoder_Wemb", "Wemb"),
-        base.OUTPUT: ("decoder_ff_logit_out_W", "decoder_Wemb", "Wemb"),
-        base.BIAS: ("decoder_ff_logit_out_b",),
-    },
-    buffers={r"^special:": base.ignored},
+    fields={**_FIELDS, "epsilon": (1e-6, 1e-5), "activation": ("relu", "swish")},
+    tables=_MARIAN_TABLES,
+    buffers={r"^special:": lambda array: ""},  # with any content
     describe=_marian_description,
     pad=lambda description: None,
 )

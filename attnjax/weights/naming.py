@@ -5,6 +5,7 @@ paths to the family's. Our variables are flat here: "params/block0/norm1/scale",
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -51,6 +52,11 @@ def block_names(norms: str, attention: str, mlp: str) -> dict[str, str]:
     return dict(zip(paths.split(), f"{norms} {attention} {mlp}".split(), strict=True))
 
 
+def within(ours: str, theirs: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Returns `names`, {our path: the family's} inside a module, with the module's own two paths before them."""
+    return {ours + name: theirs + other for name, other in names.items()}
+
+
 def detect(arrays: Arrays, formats: Iterable[Format], where: str) -> Format:
     """Returns the first format whose marker matches a name; UserError naming the file `where` if none does."""
     for candidate in formats:
@@ -63,7 +69,10 @@ def detect(arrays: Arrays, formats: Iterable[Format], where: str) -> Format:
 def from_published(arrays: Arrays, fmt: Format, model: nn.Module, shapes: Mapping[str, Shape], where: str) -> Arrays:
     """Returns our flat variables, of the given `shapes`, from prepared arrays; UserError listing every mismatch."""
     names = published_names(fmt, model, shapes)
-    wanted = {names[path]: _published_shape(fmt, path, shape) for path, shape in shapes.items()}
+    wanted = {}
+    for path, shape in shapes.items():
+        struct = jax.ShapeDtypeStruct(shape, np.float32)
+        wanted[names[path]] = jax.eval_shape(functools.partial(_to_layout, fmt, path), struct).shape
     check_fit({name: array.shape for name, array in arrays.items()}, wanted, where)
     return {path: _from_layout(fmt, path, arrays[names[path]]).reshape(shape) for path, shape in shapes.items()}
 
@@ -107,9 +116,8 @@ def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any]
     for field, (ours, accepted) in fmt.settings(model).items():
         value = description.get(field, accepted[0])
         if value not in accepted:
-            raise UserError(
-                f"'{where}': {fmt.described_in} says {field}={value!r}, but this model has {ours}: make them agree"
-            )
+            says = f"{fmt.described_in} says {field}={value!r}"
+            raise UserError(f"'{where}': {says}, but this model has {ours}: make them agree")
 
 
 def check_expressible(huggingface_class: str, problems: Mapping[str, bool]) -> None:
@@ -126,13 +134,13 @@ def name_bare_model(arrays: Arrays, prefix: str) -> Arrays:
 
 def split_qkv(arrays: Arrays) -> Arrays:
     """Splits each fused projection (rows q, k, v) into three arrays, with "query", "key" and "value" for "qkv"."""
-    result = {}
+    result: Arrays = {}
     for name, array in arrays.items():
-        if "qkv" not in name:
+        if "qkv" in name:
+            parts = zip(("query", "key", "value"), np.array_split(array, 3), strict=True)
+            result |= {name.replace("qkv", part): rows for part, rows in parts}
+        else:
             result[name] = array
-            continue
-        for part, rows in zip(("query", "key", "value"), np.array_split(array, 3), strict=True):
-            result[name.replace("qkv", part)] = rows
     return result
 
 
@@ -148,11 +156,6 @@ def _to_layout(fmt, path, array):
     if path.endswith("kernel"):
         return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.reshape(array.shape[0], -1).T
     return array.reshape(-1) if path.endswith("bias") else array
-
-
-def _published_shape(fmt, path, shape):
-    struct = jax.ShapeDtypeStruct(shape, np.float32)
-    return jax.eval_shape(lambda array: _to_layout(fmt, path, array), struct).shape
 
 
 def _from_layout(fmt, path, array):

@@ -17,26 +17,17 @@ from attnjax.errors import UserError
 from attnjax.weights.files import Arrays, read_arrays, read_description
 from attnjax.weights.naming import Format, Shape, check_settings, detect, from_published, published_names
 
-_HEAD = re.compile(r"^params/head\d*/")
-
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Weights to start from.
-
-    variables: flat ("params/block0/norm1/scale").
-    num_classes: 0 without a head.
-    classes: their names, if known.
-    image_size: (height, width) in training, if known.
-    resize_rule: one of nn.positions.RESIZE_RULES, for tables of absolute positions.
-    """
+    """Weights to start from."""
 
     source: str
-    variables: Arrays
-    num_classes: int
-    classes: tuple[str, ...] | None
-    image_size: tuple[int, int] | None
-    resize_rule: str
+    variables: Arrays  # flat: "params/block0/norm1/scale"
+    num_classes: int  # 0 without a head
+    classes: tuple[str, ...] | None  # their names, if known
+    image_size: tuple[int, int] | None  # (height, width) in training, if known
+    resize_rule: str  # one of nn.positions.RESIZE_RULES, for tables of absolute positions
 
 
 def read(source: str | Path, model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> Weights:
@@ -77,7 +68,7 @@ def variable_shapes(model: nn.Module, image_shape: tuple[int, int, int, int]) ->
 
 def is_head(path: str) -> bool:
     """Whether a flat variable belongs to the head or to one of several: "params/head/bias", "params/head2/bias"."""
-    return bool(_HEAD.match(path))
+    return bool(re.match(r"params/head\d*/", path))
 
 
 def _formats_of(name: str) -> tuple[Format, ...]:

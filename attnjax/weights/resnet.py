@@ -49,13 +49,7 @@ def _huggingface_settings(model: ResNet) -> Settings:
     }
 
 
-TORCHVISION = Format(
-    name="torchvision",
-    marker=r"^layer1\.0\.conv1\.weight$",
-    prepare=_drop_counters,
-    modules=_torchvision,
-)
-
+TORCHVISION = Format("torchvision", r"^layer1\.0\.conv1\.weight$", _torchvision, prepare=_drop_counters)
 HUGGINGFACE = Format(
     name="Hugging Face",
     marker=r"encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.",
@@ -63,5 +57,4 @@ HUGGINGFACE = Format(
     settings=_huggingface_settings,
     modules=_huggingface,
 )
-
 FORMATS = (TORCHVISION, HUGGINGFACE)

@@ -1,5 +1,6 @@
 """The formats of Swin checkpoints: Microsoft, timm, Hugging Face (both namings)."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,28 +8,27 @@ from attnjax.errors import UserError
 from attnjax.models.swin import EPSILON, Swin, padded_grid
 from attnjax.weights import naming
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, Settings, block_names
+from attnjax.weights.naming import Format, Settings, block_names, within
 from attnjax.weights.vit import HUGGINGFACE_5_BLOCK, TIMM_BLOCK
 
-_TABLE = "relative_position_bias_table"
+_TABLE, _OUR_TABLE = "relative_position_bias_table", "attention/relative_positions/embedding"
+_OUTSIDE = ("patch_embedding/projection", "patch_norm", "positions/embedding", "final_norm", "head")
+_MERGING = {"norm": "norm", "reduction": "reduction"}
 _BUFFERS = ("relative_position_index", "attn_mask")  # functions of the sizes; we compute our own
 
 
-def _modules(layer: str, in_block: dict[str, str], outside: dict[str, str], merging_before: int):
-    """Returns a format's `modules`; `layer` is the family's path to stage {s}.
+def _modules(layer: str, in_block: dict[str, str], outside: str, merging_before: int):
+    """Returns a format's `modules`; `layer` is the family's path to stage {s}, `outside` its paths for _OUTSIDE.
 
     Patch merging belongs to the stage before it (`merging_before` 1) or to the stage it opens (0).
     """
 
     def modules(model: Swin) -> dict[str, str]:
-        names = dict(outside)
+        names = dict(zip(_OUTSIDE, outside.split(), strict=True))
         for s, depth in enumerate(model.depths):
-            for part in ("norm", "reduction"):
-                merging = layer.format(s=s - merging_before) + "downsample."
-                names[f"stage{s + 1}_merging/{part}"] = merging + part
+            names |= within(f"stage{s + 1}_merging/", layer.format(s=s - merging_before) + "downsample.", _MERGING)
             for i in range(depth):
-                block = layer.format(s=s) + f"blocks.{i}."
-                names |= {f"stage{s + 1}_block{i + 1}/{ours}": block + theirs for ours, theirs in in_block.items()}
+                names |= within(f"stage{s + 1}_block{i + 1}/", layer.format(s=s) + f"blocks.{i}.", in_block)
         return names
 
     return modules
@@ -48,9 +48,7 @@ def _square_tables(arrays: Arrays) -> Arrays:
 
 def flat_tables(arrays: Arrays) -> Arrays:
     """Reshapes tables of relative positions as in the files: (rows, columns, heads) -> (rows * columns, heads)."""
-    return {
-        name: array.reshape(-1, array.shape[-1]) if name.endswith(_TABLE) else array for name, array in arrays.items()
-    }
+    return {name: x.reshape(-1, x.shape[-1]) if name.endswith(_TABLE) else x for name, x in arrays.items()}
 
 
 def _huggingface_settings(model: Swin) -> Settings:
@@ -62,20 +60,18 @@ def _huggingface_settings(model: Swin) -> Settings:
     }
 
 
-_MICROSOFT_BLOCK = TIMM_BLOCK | {"attention/relative_positions/embedding": f"attn.{_TABLE}"}
-_MICROSOFT_OUTSIDE = {
-    "patch_embedding/projection": "patch_embed.proj",
-    "patch_norm": "patch_embed.norm",
-    "positions/embedding": "absolute_pos_embed",
-    "final_norm": "norm",
-}
-_HUGGINGFACE_OUTSIDE = {
-    "patch_embedding/projection": "swin.embeddings.patch_embeddings.projection",
-    "patch_norm": "swin.embeddings.norm",
-    "positions/embedding": "swin.embeddings.position_embeddings",
-    "final_norm": "swin.layernorm",
-    "head": "classifier",
-}
+_MICROSOFT_BLOCK = TIMM_BLOCK | {_OUR_TABLE: f"attn.{_TABLE}"}
+_MICROSOFT_OUTSIDE = "patch_embed.proj patch_embed.norm absolute_pos_embed norm"
+_HUGGINGFACE_BLOCK = block_names(
+    "layernorm_before layernorm_after",
+    "attention.self.query attention.self.key attention.self.value attention.output.dense",
+    "intermediate.dense output.dense",
+) | {_OUR_TABLE: f"attention.self.{_TABLE}"}
+_HUGGINGFACE_5_BLOCK = HUGGINGFACE_5_BLOCK | {_OUR_TABLE: f"attention.relative_position_bias.{_TABLE}"}
+_HUGGINGFACE_OUTSIDE = (
+    "swin.embeddings.patch_embeddings.projection swin.embeddings.norm swin.embeddings.position_embeddings "
+    "swin.layernorm classifier"
+)
 
 # Also timm before version 0.9.
 MICROSOFT = Format(
@@ -83,15 +79,14 @@ MICROSOFT = Format(
     marker=r"^layers\.0\.downsample\.",
     prepare=lambda arrays: naming.split_qkv(_square_tables(arrays)),
     resize_rule="bicubic",
-    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head"}, merging_before=1),
+    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, f"{_MICROSOFT_OUTSIDE} head", merging_before=1),
 )
 
-TIMM = Format(
+TIMM = dataclasses.replace(
+    MICROSOFT,
     name="timm",
     marker=r"^patch_embed\.proj\.weight$",  # matches Microsoft's too, which are tried first
-    prepare=lambda arrays: naming.split_qkv(_square_tables(arrays)),
-    resize_rule="bicubic",
-    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, _MICROSOFT_OUTSIDE | {"head": "head.fc"}, merging_before=0),
+    modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, f"{_MICROSOFT_OUTSIDE} head.fc", merging_before=0),
 )
 
 HUGGINGFACE = Format(
@@ -100,31 +95,14 @@ HUGGINGFACE = Format(
     prepare=lambda arrays: naming.name_bare_model(_square_tables(arrays), "swin."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
-    modules=_modules(
-        "swin.encoder.layers.{s}.",
-        block_names(
-            norms="layernorm_before layernorm_after",
-            attention="attention.self.query attention.self.key attention.self.value attention.output.dense",
-            mlp="intermediate.dense output.dense",
-        )
-        | {"attention/relative_positions/embedding": f"attention.self.{_TABLE}"},
-        _HUGGINGFACE_OUTSIDE,
-        merging_before=1,
-    ),
+    modules=_modules("swin.encoder.layers.{s}.", _HUGGINGFACE_BLOCK, _HUGGINGFACE_OUTSIDE, merging_before=1),
 )
 
-HUGGINGFACE_5 = Format(
+HUGGINGFACE_5 = dataclasses.replace(
+    HUGGINGFACE,
     name="Hugging Face (5)",
     marker=r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.",
-    prepare=lambda arrays: naming.name_bare_model(_square_tables(arrays), "swin."),
-    resize_rule="bicubic",
-    settings=_huggingface_settings,
-    modules=_modules(
-        "swin.encoder.layers.{s}.",
-        HUGGINGFACE_5_BLOCK | {"attention/relative_positions/embedding": f"attention.relative_position_bias.{_TABLE}"},
-        _HUGGINGFACE_OUTSIDE,
-        merging_before=1,
-    ),
+    modules=_modules("swin.encoder.layers.{s}.", _HUGGINGFACE_5_BLOCK, _HUGGINGFACE_OUTSIDE, merging_before=1),
 )
 
 FORMATS = (MICROSOFT, TIMM, HUGGINGFACE, HUGGINGFACE_5)
@@ -136,7 +114,18 @@ def to_huggingface(model: Swin, variables: Arrays, image_size: tuple[int, int]) 
     UserError if that class cannot compute this model for images of `image_size` (height, width).
     """
     arrays = naming.to_published(variables, HUGGINGFACE, model)
-    _check_expressible(model, arrays, image_size)
+    side = 2 * model.window - 1
+    smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
+    grid = padded_grid(image_size, model.patch_size)
+    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
+    problems = {
+        f"position={model.position}": model.position not in ("relative", "both"),
+        "shift=False": not model.shift,
+        "no head": not model.num_classes,
+        f"a window of {model.window} is larger than a feature map": smaller,
+        "a feature map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
+    }
+    naming.check_expressible("SwinForImageClassification", problems)
     description = {
         "model_type": "swin",
         **{field: accepted[0] for field, (_, accepted) in _huggingface_settings(model).items()},
@@ -151,18 +140,3 @@ def to_huggingface(model: Swin, variables: Arrays, image_size: tuple[int, int]) 
         "drop_path_rate": model.drop_path,
     }
     return flat_tables(arrays), description
-
-
-def _check_expressible(model, arrays, image_size):
-    side = 2 * model.window - 1
-    smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
-    grid = padded_grid(image_size, model.patch_size)
-    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
-    problems = {
-        f"position={model.position}": model.position not in ("relative", "both"),
-        "shift=False": not model.shift,
-        "no head": not model.num_classes,
-        f"a window of {model.window} is larger than a feature map": smaller,
-        "a feature map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
-    }
-    naming.check_expressible("SwinForImageClassification", problems)

@@ -47,9 +47,10 @@ def read(path: str | Path, model: Transformer) -> dict[str, Any]:
     description = family.describe(Path(path), arrays)
     check_settings(fmt, model, description, where)
     arrays = fmt.prepare(_drop_buffers(arrays, family, where))
-    shapes = _shapes(model)
     arrays = _place_tables(arrays, family, model, family.pad(description), where)
-    variables = from_published(arrays, fmt, model, shapes, where)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    fresh = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens), sep="/")
+    variables = from_published(arrays, fmt, model, {path: struct.shape for path, struct in fresh.items()}, where)
     return unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in variables.items()}, sep="/")["params"]
 
 
@@ -61,12 +62,6 @@ def _read_arrays(path):
 
     with safe_globals([argparse.Namespace]):
         return read_arrays(path)
-
-
-def _shapes(model):
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
-    return {path: struct.shape for path, struct in flatten_dict(variables, sep="/").items()}
 
 
 def _drop_buffers(arrays, family, where):

@@ -10,7 +10,7 @@ import numpy as np
 from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format
+from attnjax.weights.naming import Format, within
 
 TARGET, SOURCE, OUTPUT = "target_embedding/embedding", "source_embedding/embedding", "output/kernel"
 BIAS = "logits_bias"
@@ -41,40 +41,31 @@ class Family:
             raise UserError(f"{self.format.name} does not compute this model, which has {'; '.join(wrong)}")
 
 
-def ignored(array: np.ndarray) -> str:
-    """The check of a buffer that may contain anything."""
-    return ""
-
-
-def attention(ours: str, theirs: str, parts: Mapping[str, str]) -> dict[str, str]:
-    """Returns {our path: the family's} of an attention layer; `theirs` has {} for the part's name."""
-    return {f"{ours}/{part}": theirs.format(name) for part, name in parts.items()}
-
-
-def modules(layer: str, in_encoder: Mapping[str, str], in_decoder: Mapping[str, str], outside: Callable):
+def modules(
+    layer: str, in_encoder: Mapping[str, str], in_decoder: Mapping[str, str], outside: Mapping[str, tuple[str, ...]]
+):
     """Returns a format's `modules`.
 
-    `layer` is the family's path to a layer of {part}, numbered {i} from 0 or {n} from 1; `outside(model)` returns the
-    names outside layers.
+    `layer` is the family's path to a layer of {part}, numbered {i} from 0 or {n} from 1; `outside` has what is outside
+    layers, with names as in `Family.tables`.
     """
 
-    def names(model: Transformer) -> dict[str, str]:
-        layers = {
-            f"{part}_{i}/{ours}": layer.format(part=part, i=i, n=i + 1) + theirs
-            for part, depth, inside in (
-                ("encoder", model.encoder_depth, in_encoder),
-                ("decoder", model.decoder_depth, in_decoder),
-            )
-            for i in range(depth)
-            for ours, theirs in inside.items()
-        }
-        return outside(model) | layers
+    def names_of(model: Transformer) -> dict[str, str]:
+        names = {ours: theirs[0] for ours, theirs in outside.items()}
+        if model.tie == "all":
+            names[TARGET] = outside[TARGET][-1]  # the shared table
+        parts = ("encoder", model.encoder_depth, in_encoder), ("decoder", model.decoder_depth, in_decoder)
+        for part, depth, inside in parts:
+            for i in range(depth):
+                names |= within(f"{part}_{i}/", layer.format(part=part, i=i, n=i + 1), inside)
+        return names
 
-    return names
+    return names_of
 
 
-_TORCH_PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
-TORCH_ENCODER = attention("attention", "self_attn.{}", _TORCH_PARTS) | {
+_TORCH_ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
+TORCH_ENCODER = {
+    **within("attention/", "self_attn.", _TORCH_ATTENTION),
     "norm1": "self_attn_layer_norm",
     "mlp/fc1": "fc1",
     "mlp/fc2": "fc2",
@@ -82,7 +73,7 @@ TORCH_ENCODER = attention("attention", "self_attn.{}", _TORCH_PARTS) | {
 }
 TORCH_DECODER = {
     **TORCH_ENCODER,
-    **attention("cross_attention", "encoder_attn.{}", _TORCH_PARTS),
+    **within("cross_attention/", "encoder_attn.", _TORCH_ATTENTION),
     "norm2": "encoder_attn_layer_norm",
     "norm3": "final_layer_norm",
 }

@@ -1,23 +1,24 @@
 """The formats of ViT checkpoints: Google, timm, Hugging Face (both namings), and vision-transformer-from-scratch."""
 
+import dataclasses
 from typing import Any
 
 from attnjax.models.vit import ViT
 from attnjax.weights import naming
 from attnjax.weights.files import Arrays
-from attnjax.weights.naming import Format, Settings, block_names
+from attnjax.weights.naming import Format, Settings, block_names, within
+
+_OUTSIDE = ("patch_embedding/projection", "class_token", "positions/embedding", "head", "final_norm", "pre_logits")
 
 
-def _modules(block: str, in_block: dict[str, str], outside: dict[str, str]):
-    """Returns a format's `modules`; `block` is the family's path to block {i}."""
+def _modules(block: str, in_block: dict[str, str], outside: str):
+    """Returns a format's `modules`; `block` is the family's path to block {i}, `outside` its paths for _OUTSIDE."""
 
     def modules(model: ViT) -> dict[str, str]:
-        blocks = {
-            f"block{i}/{ours}": block.format(i=i) + theirs
-            for i in range(model.depth)
-            for ours, theirs in in_block.items()
-        }
-        return outside | blocks
+        names = dict(zip(_OUTSIDE, outside.split(), strict=False))  # a family may lack the last two
+        for i in range(model.depth):
+            names |= within(f"block{i}/", block.format(i=i), in_block)
+        return names
 
     return modules
 
@@ -56,22 +57,31 @@ def _huggingface_settings(model: ViT) -> Settings:
     }
 
 
-TIMM_BLOCK = block_names(
-    norms="norm1 norm2", attention="attn.query attn.key attn.value attn.proj", mlp="mlp.fc1 mlp.fc2"
-)
+TIMM_BLOCK = block_names("norm1 norm2", "attn.query attn.key attn.value attn.proj", "mlp.fc1 mlp.fc2")
 HUGGINGFACE_5_BLOCK = block_names(
-    norms="layernorm_before layernorm_after",
-    attention="attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
-    mlp="mlp.fc1 mlp.fc2",
+    "layernorm_before layernorm_after",
+    "attention.q_proj attention.k_proj attention.v_proj attention.o_proj",
+    "mlp.fc1 mlp.fc2",
 )
-_HUGGINGFACE_OUTSIDE = {
-    "patch_embedding/projection": "vit.embeddings.patch_embeddings.projection",
-    "class_token": "vit.embeddings.cls_token",
-    "positions/embedding": "vit.embeddings.position_embeddings",
-    "final_norm": "vit.layernorm",
-    "pre_logits": "vit.pooler.dense",
-    "head": "classifier",
-}
+_GOOGLE_BLOCK = block_names(
+    "LayerNorm_0 LayerNorm_1",
+    " ".join(f"MultiHeadDotProductAttention_0/{part}" for part in ("query", "key", "value", "out")),
+    "MlpBlock_0/Dense_0 MlpBlock_0/Dense_1",
+)
+_HUGGINGFACE_BLOCK = block_names(
+    "layernorm_before layernorm_after",
+    "attention.attention.query attention.attention.key attention.attention.value attention.output.dense",
+    "intermediate.dense output.dense",
+)
+_TUTORIAL_BLOCK = block_names(
+    "layernorm_1 layernorm_2",
+    " ".join(f"attention.{part}_projection" for part in ("query", "key", "value", "output")),
+    "mlp.dense_1 mlp.dense_2",
+)
+_HUGGINGFACE_OUTSIDE = (
+    "vit.embeddings.patch_embeddings.projection vit.embeddings.cls_token vit.embeddings.position_embeddings "
+    "classifier vit.layernorm vit.pooler.dense"
+)
 
 GOOGLE = Format(
     name="Google's npz",
@@ -81,20 +91,8 @@ GOOGLE = Format(
     resize_rule="linear_align_corners",
     modules=_modules(
         "Transformer/encoderblock_{i}/",
-        block_names(
-            norms="LayerNorm_0 LayerNorm_1",
-            attention="MultiHeadDotProductAttention_0/query MultiHeadDotProductAttention_0/key "
-            "MultiHeadDotProductAttention_0/value MultiHeadDotProductAttention_0/out",
-            mlp="MlpBlock_0/Dense_0 MlpBlock_0/Dense_1",
-        ),
-        {
-            "patch_embedding/projection": "embedding",
-            "class_token": "cls",
-            "positions/embedding": "pos_embedding",
-            "final_norm": "Transformer/encoder_norm",
-            "pre_logits": "pre_logits",
-            "head": "head",
-        },
+        _GOOGLE_BLOCK,
+        "embedding cls pos_embedding head Transformer/encoder_norm pre_logits",
     ),
 )
 
@@ -102,18 +100,7 @@ TIMM = Format(
     name="timm",
     marker=r"^patch_embed\.proj\.weight$",
     prepare=naming.split_qkv,
-    modules=_modules(
-        "blocks.{i}.",
-        TIMM_BLOCK,
-        {
-            "patch_embedding/projection": "patch_embed.proj",
-            "class_token": "cls_token",
-            "positions/embedding": "pos_embed",
-            "final_norm": "norm",
-            "pre_logits": "pre_logits.fc",
-            "head": "head",
-        },
-    ),
+    modules=_modules("blocks.{i}.", TIMM_BLOCK, "patch_embed.proj cls_token pos_embed head norm pre_logits.fc"),
 )
 
 HUGGINGFACE = Format(
@@ -122,29 +109,14 @@ HUGGINGFACE = Format(
     prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
-    modules=_modules(
-        "vit.encoder.layer.{i}.",
-        block_names(
-            norms="layernorm_before layernorm_after",
-            attention="attention.attention.query attention.attention.key "
-            "attention.attention.value attention.output.dense",
-            mlp="intermediate.dense output.dense",
-        ),
-        _HUGGINGFACE_OUTSIDE,
-    ),
+    modules=_modules("vit.encoder.layer.{i}.", _HUGGINGFACE_BLOCK, _HUGGINGFACE_OUTSIDE),
 )
 
-HUGGINGFACE_5 = Format(
+HUGGINGFACE_5 = dataclasses.replace(
+    HUGGINGFACE,
     name="Hugging Face (5)",
     marker=r"layers\.0\.attention\.q_proj\.",
-    prepare=lambda arrays: naming.name_bare_model(arrays, "vit."),
-    resize_rule="bicubic",
-    settings=_huggingface_settings,
-    modules=_modules(
-        "vit.layers.{i}.",
-        HUGGINGFACE_5_BLOCK,
-        _HUGGINGFACE_OUTSIDE,
-    ),
+    modules=_modules("vit.layers.{i}.", HUGGINGFACE_5_BLOCK, _HUGGINGFACE_OUTSIDE),
 )
 
 # github.com/tintn/vision-transformer-from-scratch with use_faster_attention. It has no final LayerNorm.
@@ -154,18 +126,8 @@ TUTORIAL = Format(
     prepare=naming.split_qkv,
     modules=_modules(
         "encoder.blocks.{i}.",
-        block_names(
-            norms="layernorm_1 layernorm_2",
-            attention="attention.query_projection attention.key_projection "
-            "attention.value_projection attention.output_projection",
-            mlp="mlp.dense_1 mlp.dense_2",
-        ),
-        {
-            "patch_embedding/projection": "embedding.patch_embeddings.projection",
-            "class_token": "embedding.cls_token",
-            "positions/embedding": "embedding.position_embeddings",
-            "head": "classifier",
-        },
+        _TUTORIAL_BLOCK,
+        "embedding.patch_embeddings.projection embedding.cls_token embedding.position_embeddings classifier",
     ),
 )
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.decoding import LENGTH_PENALTIES, Options, SamplingOptions, beam_search, expand, greedy, sample, score
+from attnjax.decoding import Options, SamplingOptions, beam_search, expand, greedy, sample, score
+from attnjax.decoding.options import LENGTH_PENALTIES
 from attnjax.errors import UserError
 
 PAD, BOS, EOS = 0, 1, 2
