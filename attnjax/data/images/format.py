@@ -12,17 +12,13 @@ from attnjax.errors import UserError, check_choice
 
 Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 RESIZES = ("stretch", "crop")
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The format of the images that a model takes, and how decoded images are brought to it.
+    """The format of a model's images, and how decoded images are brought to it; UserError if a value is impossible.
 
     Attributes:
         image_size: height and width in pixels.
@@ -32,9 +28,6 @@ class ImageFormat:
             `image_size / crop_fraction`, and crops the centre. Both antialias.
         interpolation: one of `INTERPOLATIONS`.
         crop_fraction: of the evaluation's centre crop (`resize="crop"` only); training images are cropped with 1.
-
-    Raises:
-        UserError: an unknown choice, or a value out of range.
     """
 
     image_size: tuple[int, int]

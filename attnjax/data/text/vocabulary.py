@@ -76,21 +76,14 @@ def train_vocabulary(
     `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
     together; separate ones have `size` subwords each. Text is normalised with NFKC; `lowercase` also folds case, which
     decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. The result is
-    deterministic.
-
-    Raises:
-        UserError: an unknown kind; a size that the sentences do not support, with the nearest possible one.
+    deterministic. UserError if the kind is unknown or the sentences do not support the size, with the nearest possible.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")
     if not 0.9 <= coverage <= 1:
         raise UserError(f"coverage is {coverage}: it should be from 0.9 to 1.0, the share of characters to keep")
-    options = {
-        "vocab_size": size,
-        "model_type": kind,
-        "character_coverage": coverage,
-        "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
-    }
+    rule = "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+    options = dict(vocab_size=size, model_type=kind, character_coverage=coverage, normalization_rule_name=rule)
     if joint:
         both = _train([*source, *target], options, "the sentences of both languages")
         return Vocabulary(both, both)
@@ -101,10 +94,7 @@ def train_vocabulary(
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically.
-
-    An existing folder is left unchanged.
-    """
+    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically, unless it exists already."""
     if folder.is_dir():
         return
     unfinished = folder.with_name(f".{folder.name}.tmp")
@@ -134,22 +124,23 @@ def encode(
 ) -> list[list[int]]:
     """Returns the ids of each sentence, without bos and eos.
 
-    With `sampling`, they are a function of `seed` and of the full list of sentences.
-
-    Raises:
-        UserError: `nbest` with a BPE vocabulary, which has no list of the best segmentations.
+    With `sampling`, they are a function of `seed` and of the full list of sentences. UserError for `nbest` with BPE.
     """
     if not sampling:
         return model.encode(list(sentences), num_threads=1)
-    if sampling.nbest != -1 and not _has_nbest(model):
-        raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
+    nbest = sampling.nbest
+    try:
+        if nbest != -1:
+            model.nbest_encode_as_ids("a", 1)
+    except RuntimeError:
+        raise UserError(f"nbest is {nbest}: a BPE vocabulary has no list of the best segmentations, write -1") from None
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
     # sentencepiece encodes a list in new threads, whose random streams start at the seed. Several threads would divide
     # the sentences nondeterministically, so there is one.
     with _sampling_lock:
         sentencepiece.set_random_generator_seed(state)
         return model.encode(
-            list(sentences), enable_sampling=True, alpha=sampling.alpha, nbest_size=sampling.nbest, num_threads=1
+            list(sentences), enable_sampling=True, alpha=sampling.alpha, nbest_size=nbest, num_threads=1
         )
 
 
@@ -161,19 +152,16 @@ def decode(model: SentencePieceProcessor, ids: Iterable[Sequence[int]]) -> list[
 
 def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePieceProcessor:
     model = io.BytesIO()
+    special = dict(pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK, pad_piece="<pad>")
     longest = max((len(sentence.encode()) for sentence in sentences), default=0)
     try:
         SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_writer=model,
-            pad_id=PAD,
-            bos_id=BOS,
-            eos_id=EOS,
-            unk_id=UNK,
-            pad_piece="<pad>",
             max_sentence_length=max(10, longest + 1),  # longer ones would be skipped; 10 is the minimum
             num_threads=1,  # the result depends on it
             minloglevel=2,
+            **special,
             **options,
         )
     except RuntimeError as error:
@@ -198,10 +186,3 @@ def _load(path: Path) -> SentencePieceProcessor:
     if ids != (PAD, BOS, EOS, UNK):
         raise UserError(f"vocabulary {path} has pad, bos, eos, unk as {ids}: they should be 0, 1, 2, 3")
     return model
-
-
-def _has_nbest(model: SentencePieceProcessor) -> bool:
-    try:
-        return bool(model.nbest_encode_as_ids("a", 1))
-    except RuntimeError:
-        return False
