@@ -31,8 +31,7 @@ _CAPTION_KEY = re.compile(r"(?P<image>.+)#\d+")
 class CaptionSource:
     """Images with texts: image i has one or more references, `references[i]`, and possibly a source sentence.
 
-    The labels of `images` are meaningless. `sources` is None if the image is the only input. `name(index)` is where an
-    example comes from, for messages.
+    The labels of `images` are 0. `sources` is None if the image is the only input. `name(index)` is for messages.
     """
 
     languages: tuple[str, str]
@@ -117,10 +116,8 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
     elif options.images and options.image_lines:
         images, examples = Path(options.images).expanduser(), _of_pairs(spec, part.name, options)
     else:
-        raise UserError(
-            f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor a source of parallel text with "
-            "data.images and data.image_lines"
-        )
+        parallel_text = "a source of parallel text with data.images and data.image_lines"
+        raise UserError(f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor {parallel_text}")
     examples = examples[slice(*part.bounds(len(examples)))]
     return CaptionSource(
         options.languages,
@@ -237,16 +234,14 @@ def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
 
 def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
     """Returns a mapping from line numbers of the text, from 0, to image files."""
-    found = {}
-    for number, (name, line, file) in _rows(path, columns=3):
-        if name == split and (not line.isdigit() or int(line) >= count):
+    rows = [(number, line, file) for number, (name, line, file) in _rows(path, columns=3) if name == split]
+    if not rows:
+        raise UserError(f"{path} has no lines of split '{split}'")
+    for number, line, _ in rows:
+        if not line.isdigit() or int(line) >= count:
             wrong = f"'{line}' is not a line of split '{split}', which has {count}, from 0"
             raise UserError(f"{path} line {number}: {wrong}")
-        if name == split:
-            found[int(line)] = file
-    if not found:
-        raise UserError(f"{path} has no lines of split '{split}'")
-    return found
+    return {int(line): file for _, line, file in rows}
 
 
 def _open_images(place: Path, wanted: Sequence[str], decoding: Decoding) -> ImageSource:

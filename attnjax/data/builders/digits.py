@@ -38,11 +38,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, images, labels, rows):
         for row in rows:
-            yield int(row), {"image": _png(images[row]), "label": int(labels[row])}
-
-
-def _png(image: np.ndarray) -> bytes:
-    # TFDS needs TensorFlow to encode arrays, but not to store encoded images.
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
+            png = io.BytesIO()  # TFDS needs TensorFlow to encode arrays, but not to store encoded images
+            Image.fromarray(images[row]).save(png, "png")
+            yield int(row), {"image": png.getvalue(), "label": int(labels[row])}

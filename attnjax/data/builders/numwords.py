@@ -12,7 +12,6 @@ LARGEST = 999_999
 ALWAYS_TRAINED = 100  # numbers below this are in the training split, as the others are composed of them
 SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
 SPLIT_SEED = 0
-
 PAIRS = (("en", "de"), ("en", "fr"), ("en", "nl"), ("en", "da"), ("de", "fr"))
 
 

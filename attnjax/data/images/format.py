@@ -44,17 +44,15 @@ class ImageFormat:
             raise UserError(f"image_size is {self.image_size}: it should be (height, width) in pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
-                raise UserError(
-                    f"{name} has {len(values)} values: it should have 1 or {self.channels}, one per channel"
-                )
+                right = f"1 or {self.channels}, one per channel"
+                raise UserError(f"{name} has {len(values)} values: it should have {right}")
         if min(self.std) <= 0:
             raise UserError(f"std is {self.std}: it should be positive")
         check_choice("resize", self.resize, RESIZES)
         check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
         if not 0 < self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.resize == "stretch"):
-            raise UserError(
-                f"crop_fraction is {self.crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
-            )
+            right = "in (0, 1], and below 1 only with resize 'crop'"
+            raise UserError(f"crop_fraction is {self.crop_fraction}: it should be {right}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

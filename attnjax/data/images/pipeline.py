@@ -24,9 +24,7 @@ from attnjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 THREADS = os.cpu_count() or 1
-
-# Separate random streams for shuffling and for augmentation.
-_SHUFFLE, _AUGMENT = 0, 1
+_SHUFFLE, _AUGMENT = 0, 1  # separate random streams
 
 
 def train_iterator(

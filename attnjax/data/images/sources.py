@@ -18,7 +18,6 @@ from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
 
 CACHE_BYTES = 2**30
-
 Load = Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
 
 
@@ -67,11 +66,8 @@ def open_source(
     `open_source` raises it for an unknown spec or split, and for unreadable or empty data.
     """
     kind, _, place = spec.partition(":")
-    openers: dict[str, Callable[..., ImageSource]] = {
-        "tfds": functools.partial(_open_tfds, data_dir=data_dir),
-        "folder": _open_folder,
-        "idx": _open_idx,
-    }
+    open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
+    openers: dict[str, Callable[..., ImageSource]] = {"tfds": open_tfds, "folder": _open_folder, "idx": _open_idx}
     if kind not in openers or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
@@ -173,9 +169,8 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
     # The exact type: subclasses of Image contain videos or label maps.
     kinds = [type(info.features[key]) for key in keys if key in info.features]
     if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
-        raise UserError(
-            f"tfds:{dataset} is not an image classification data set: its features are {', '.join(info.features)}"
-        )
+        found = ", ".join(info.features)
+        raise UserError(f"tfds:{dataset} is not an image classification data set: its features are {found}")
     return keys
 
 

@@ -13,7 +13,6 @@ from attnjax.errors import UserError, nearest
 
 METHODS = ("bucket", "pack")
 OPEN_ROWS = 256
-
 _SHUFFLE = 0  # separates the random stream of shuffling from those in `corpus` and `pipeline`
 
 

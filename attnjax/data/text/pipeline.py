@@ -22,7 +22,6 @@ Batch = dict[str, np.ndarray]
 Attach = Callable[[np.ndarray, slice, np.random.Generator], Batch]
 
 PREFETCH = 64  # batches; also hides the planning of the next epoch
-
 _ATTACH = 2  # separates the random stream of `attach` from those in `batching` and `corpus`
 
 

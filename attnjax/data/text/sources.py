@@ -94,10 +94,8 @@ def _without_blanks(pairs: PairSource, spec: str, skip_blank: bool) -> PairSourc
         return pairs
     if not skip_blank:
         side = pairs.languages[1 if pairs.source[blank[0]] else 0]
-        raise UserError(
-            f"{pairs.name(blank[0])} has a blank sentence ('{side}'), like {len(blank)} of {len(pairs)} pairs: "
-            "remove these pairs, or set skip_blank"
-        )
+        where = f"{pairs.name(blank[0])} has a blank sentence ('{side}'), like {len(blank)} of {len(pairs)} pairs"
+        raise UserError(f"{where}: remove these pairs, or set skip_blank")
     if len(blank) == len(pairs):
         raise UserError(f"{spec} is empty: all of its {len(blank)} pairs have a blank side")
     logging.warning("%s: left out %d of %d pairs, because they have a blank side", spec, len(blank), len(pairs))
@@ -158,10 +156,9 @@ def _open_tsv(place: str, split: str, languages: tuple[str, str]) -> PairSource:
     data, where = _read_zipped(path) if path.suffix == ".zip" else (files.read(path), str(path))
     rows = [line.split("\t") for line in files.lines(data, where)]
     for number, row in enumerate(rows, 1):
-        if len(row) < 2:
-            if row[0].strip():
-                raise UserError(f"{where} line {number} has no tab: it should be two sentences separated by a tab")
-            row.append("")
+        if len(row) < 2 and row[0].strip():
+            raise UserError(f"{where} line {number} has no tab: it should be two sentences separated by a tab")
+        row.append("")  # a blank line has two blank sides
     source, target = ([row[columns.index(language)].strip() for row in rows] for language in languages)
     return PairSource(languages, source, target, lambda index: f"{where} line {index + 1}")
 
@@ -189,9 +186,8 @@ def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: s
     info = (builder := open_prepared(dataset, data_dir)).info
     check_split(split, info.splits, f"tfds:{dataset}")
     if not isinstance(info.features, tfds.features.Translation):
-        raise UserError(
-            f"tfds:{dataset} is not a translation data set: its features are {type(info.features).__name__}"
-        )
+        found = type(info.features).__name__
+        raise UserError(f"tfds:{dataset} is not a translation data set: its features are {found}")
     _check_languages(languages, info.features, f"tfds:{dataset}")
     records = [[record[language] for language in languages] for record in builder.as_data_source(split)]
     source, target = ([sides[side].decode("utf-8").strip() for sides in records] for side in (0, 1))

@@ -14,14 +14,11 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from attnjax.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-
 KINDS = ("bpe", "unigram")
-
 _TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
-# sentencepiece has one random seed per process.
-_sampling_lock = threading.Lock()
+_sampling_lock = threading.Lock()  # sentencepiece has one random seed per process
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,8 @@ def train_vocabulary(
     if joint:
         both = _train([*source, *target], options, "the sentences of both languages")
         return Vocabulary(both, both)
-    return Vocabulary(
-        _train(source, options, "the sentences of the source language"),
-        _train(target, options, "the sentences of the target language"),
-    )
+    of_source = _train(source, options, "the sentences of the source language")
+    return Vocabulary(of_source, _train(target, options, "the sentences of the target language"))
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
