@@ -30,8 +30,7 @@ class Symbols(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         languages = ("input", "output")
-        features = tfds.features.Translation(languages)
-        return dataset_info(self, features, languages, "https://joeynmt.readthedocs.io")
+        return dataset_info(self, tfds.features.Translation(languages), languages, "https://joeynmt.readthedocs.io")
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(sequences) for split, sequences in split_sequences().items()}

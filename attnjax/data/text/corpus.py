@@ -48,8 +48,7 @@ class Pairs:
         return np.maximum(self.source.lengths, self.target.lengths - 1)
 
 
-# From an epoch to its pairs: always the same, or with newly sampled subwords.
-Corpus = Callable[[int], Pairs]
+Corpus = Callable[[int], Pairs]  # from an epoch to its pairs: always the same, or with newly sampled subwords
 
 
 def encode_pairs(

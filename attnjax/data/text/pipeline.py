@@ -17,7 +17,6 @@ from attnjax.data.text.corpus import Corpus, Pairs, Sentences
 from attnjax.data.text.vocabulary import PAD
 
 Batch = dict[str, np.ndarray]
-
 # From the pairs of a global batch's rows (-1: an empty row), this process's rows and a generator to further arrays.
 Attach = Callable[[np.ndarray, slice, np.random.Generator], Batch]
 

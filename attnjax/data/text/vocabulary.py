@@ -123,19 +123,15 @@ def encode(
     """
     if not sampling:
         return model.encode(list(sentences), num_threads=1)
-    nbest = sampling.nbest
-    try:
-        if nbest != -1:
-            model.nbest_encode_as_ids("a", 1)
-    except RuntimeError:
-        raise UserError(f"nbest is {nbest}: a BPE vocabulary has no list of the best segmentations, write -1") from None
+    if sampling.nbest != -1 and not _has_nbest(model):
+        raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
     # sentencepiece encodes a list in new threads, whose random streams start at the seed. Several threads would divide
     # the sentences nondeterministically, so there is one.
     with _sampling_lock:
         sentencepiece.set_random_generator_seed(state)
         return model.encode(
-            list(sentences), enable_sampling=True, alpha=sampling.alpha, nbest_size=nbest, num_threads=1
+            list(sentences), enable_sampling=True, alpha=sampling.alpha, nbest_size=sampling.nbest, num_threads=1
         )
 
 
@@ -181,3 +177,10 @@ def _load(path: Path) -> SentencePieceProcessor:
     if ids != (PAD, BOS, EOS, UNK):
         raise UserError(f"vocabulary {path} has pad, bos, eos, unk as {ids}: they should be 0, 1, 2, 3")
     return model
+
+
+def _has_nbest(model: SentencePieceProcessor) -> bool:
+    try:
+        return bool(model.nbest_encode_as_ids("a", 1))
+    except RuntimeError:
+        return False
