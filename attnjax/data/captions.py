@@ -10,20 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attnjax.data import files
 from attnjax.data.fingerprint import digest
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.folders import list_images
 from attnjax.data.images.format import ImageFormat, check_channels
 from attnjax.data.images.pipeline import training_batch
-from attnjax.data.images.sources import Decoding, EncodedImages, ImageSource, decoded_images
+from attnjax.data.images.sources import Decoding, ImageSource, listed_images
 from attnjax.data.splits import Split, check_split
 from attnjax.data.text.pipeline import Attach, Batch
-from attnjax.data.text.sources import PairSource, lines, open_pairs, read_text
+from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.errors import UserError
 
 FLICKR8K_SPLITS = ("train", "dev", "test")
 _FLICKR8K_IMAGES = ("images.zip", "Flickr8k_Dataset.zip", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
-_FLICKR8K_TEXT = ("", "Flickr8k_text")
 _CAPTION_KEY = re.compile(r"(?P<image>.+)#\d+")
 
 
@@ -31,8 +31,7 @@ _CAPTION_KEY = re.compile(r"(?P<image>.+)#\d+")
 class CaptionSource:
     """Images with texts: image i has one or more references, `references[i]`, and possibly a source sentence.
 
-    The labels of `images` are meaningless. `sources` is None if the image is the only input. `name(index)` is where an
-    example comes from, for messages.
+    The labels of `images` are 0. `sources` is None if the image is the only input. `name(index)` is for messages.
     """
 
     languages: tuple[str, str]
@@ -92,46 +91,40 @@ class CaptionOptions:
 def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSource:
     """Opens the images and texts of a data set.
 
-    Args:
-        spec: one of
-            `flickr8k:FOLDER`: Flickr8k (Hodosh et al. 2013) as published: Flickr8k.token.txt and
-                Flickr_8k.{train,dev,test}Images.txt, gzipped or not, in the folder or its Flickr8k_text; the images,
-                of any size, in images.zip, Flickr8k_Dataset.zip, or folders of these names. Splits train, dev, test;
-            `captions:FOLDER`: your own SPLIT.tsv, gzipped or not, with a line `FILE TAB CAPTION` per caption; FILE is
-                in the folder, or in its images.zip;
-            a source of parallel text (see `open_pairs`), with `options.images` and `options.image_lines`: the pairs
-                that have an image are the examples, each with one reference.
-        split: in TFDS's syntax (see `splits`); slices count images.
+    `spec` is one of
+        `flickr8k:FOLDER`: Flickr8k (Hodosh et al. 2013) as published: Flickr8k.token.txt and
+            Flickr_8k.{train,dev,test}Images.txt, gzipped or not, in the folder or its Flickr8k_text; the images, of any
+            size, in images.zip, Flickr8k_Dataset.zip, or folders of these names. Splits train, dev, test;
+        `captions:FOLDER`: your own SPLIT.tsv, gzipped or not, with a line `FILE TAB CAPTION` per caption; FILE is in
+            the folder, or in its images.zip;
+        a source of parallel text (see `open_pairs`), with `options.images` and `options.image_lines`: the pairs that
+            have an image are the examples, each with one reference.
+    `split` is in TFDS's syntax (see `splits`); slices count images.
 
-    Raises:
-        UserError: an unknown spec or split; a missing image, an image without a caption, a blank caption, a damaged or
-            malformed file; from `images.load`, a corrupt image.
+    UserError if the spec or split is unknown, an image or caption is missing or a caption blank, or a file is damaged
+    or malformed; from `images.load`, if an image is corrupt.
     """
     kind, _, place = spec.partition(":")
     part = Split.parse(split)
-    if kind in _KINDS and place:
+    parallel = kind not in _KINDS or not place
+    if not parallel:
         folder = Path(place).expanduser()
         if not folder.is_dir():
             raise UserError(f"no such folder: {folder}")
-        found = _without_blanks(_KINDS[kind](folder, part.name), options.skip_blank)
+        images, captions, where = _KINDS[kind](folder, part.name)
+        examples = _examples(captions, where, options.skip_blank)
     elif options.images and options.image_lines:
-        if options.skip_blank:
-            raise UserError("data.skip_blank would move the lines of text that data.image_lines counts; leave it out")
-        source, target = options.languages
-        pairs = open_pairs(spec, part.name, source=source, target=target, data_dir=options.data_dir)
-        found = _of_pairs(pairs, Path(options.image_lines).expanduser(), part.name, Path(options.images).expanduser())
+        images, examples = Path(options.images).expanduser(), _of_pairs(spec, part.name, options)
     else:
-        raise UserError(
-            f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor a source of parallel text with "
-            "data.images and data.image_lines"
-        )
-    start, stop = part.bounds(len(found.files))
+        parallel_text = "a source of parallel text with data.images and data.image_lines"
+        raise UserError(f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor {parallel_text}")
+    examples = examples[slice(*part.bounds(len(examples)))]
     return CaptionSource(
         options.languages,
-        _open_images(found.images, found.files[start:stop], Decoding(options.channels, options.skip_corrupt)),
-        found.sources and found.sources[start:stop],
-        found.texts[start:stop],
-        lambda index: found.names[start + int(index)],
+        _open_images(images, [example.file for example in examples], Decoding(options.channels, options.skip_corrupt)),
+        [example.source for example in examples] if parallel else None,
+        [example.texts for example in examples],
+        lambda index: examples[index].name,
     )
 
 
@@ -148,8 +141,7 @@ def training_images(
 ) -> Attach:
     """Returns a function that adds augmented images to batches of pairs; pair i has the image `index[i]`.
 
-    Raises:
-        UserError: an augmentation that mixes or repeats images, which needs class labels.
+    UserError if the augmentation mixes or repeats images, which needs class labels.
     """
     if augmentation.mixes or augmentation.repeats > 1:
         raise UserError("mixup, cutmix and repeats are for classes; a text cannot be mixed")
@@ -161,24 +153,25 @@ def training_images(
     return attach
 
 
-# Files
+class _Example(NamedTuple):
+    """An image file with its texts; `name` is for messages, and only an example of parallel text has a source."""
+
+    file: str
+    texts: list[str]
+    name: str
+    source: str = ""
 
 
-class _Split(NamedTuple):
-    """The files of a split: the place of the images, and per example its image file, texts, name and source, if any."""
-
-    images: Path
-    files: list[str]
-    texts: list[list[str]]
-    names: list[str]
-    sources: list[str] | None = None
+def _examples(captions: dict[str, list[str]], where: str, skip_blank: bool) -> list[_Example]:
+    for file, texts in captions.items():
+        if not all(texts) and not skip_blank:
+            raise UserError(f"{where} {file} has a caption without text: remove it, or set data.skip_blank")
+    kept = {file: [text for text in texts if text] for file, texts in captions.items()}
+    return [_Example(file, texts, f"{where} {file}") for file, texts in kept.items() if texts]
 
 
-def _captions(images: Path, captions: dict[str, list[str]], where: str) -> _Split:
-    return _Split(images, list(captions), list(captions.values()), [f"{where} {file}" for file in captions])
-
-
-def _flickr8k(folder: Path, split: str) -> _Split:
+def _flickr8k(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
+    """Returns the place of the images, the captions of each image file, and what they are called in messages."""
     check_split(split, FLICKR8K_SPLITS, f"flickr8k:{folder}")
     wanted = [line.strip() for line in _text_lines(folder, f"Flickr_8k.{split}Images.txt")]
     captions: dict[str, list[str]] = {name: [] for name in wanted if name}
@@ -193,19 +186,18 @@ def _flickr8k(folder: Path, split: str) -> _Split:
             raise UserError(f"{folder}: image {name} of split '{split}' has no caption in Flickr8k.token.txt")
     for place in _FLICKR8K_IMAGES:
         if (folder / place).exists():
-            return _captions(folder / place, captions, f"flickr8k {split}")
+            return folder / place, captions, f"flickr8k {split}"
     raise UserError(f"{folder} has no images: it should contain one of {', '.join(_FLICKR8K_IMAGES)}")
 
 
 def _text_lines(folder: Path, name: str) -> list[str]:
-    for place in _FLICKR8K_TEXT:
-        for path in (folder / place / name, folder / place / f"{name}.gz"):
-            if path.is_file():
-                return lines(read_text(path), str(path))
+    for place in (folder, folder / "Flickr8k_text"):
+        if path := files.find(place / name):
+            return files.read_lines(path)
     raise UserError(f"{folder} has no {name}, gzipped (.gz) or not")
 
 
-def _own(folder: Path, split: str) -> _Split:
+def _own(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
     tables = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("*.tsv*"))}
     if not tables:
         raise UserError(f"{folder} has no captions: it should contain SPLIT.tsv with lines of FILE, a tab, a caption")
@@ -216,26 +208,24 @@ def _own(folder: Path, split: str) -> _Split:
         if not row[0]:
             raise UserError(f"{tables[split]} line {number} names no image file")
     archive = folder / "images.zip"
-    return _captions(archive if archive.is_file() else folder, captions, str(tables[split]))
+    return archive if archive.is_file() else folder, captions, str(tables[split])
 
 
 _KINDS = {"flickr8k": _flickr8k, "captions": _own}
 
 
-def _of_pairs(pairs: PairSource, table: Path, split: str, images: Path) -> _Split:
-    files = _image_lines(table, split, len(pairs))
-    return _Split(
-        images,
-        list(files.values()),
-        [[pairs.target[row]] for row in files],
-        [pairs.name(row) for row in files],
-        [pairs.source[row] for row in files],
-    )
+def _of_pairs(spec: str, split: str, options: CaptionOptions) -> list[_Example]:
+    if options.skip_blank:
+        raise UserError("data.skip_blank would move the lines of text that data.image_lines counts; leave it out")
+    source, target = options.languages
+    pairs = open_pairs(spec, split, source=source, target=target, data_dir=options.data_dir)
+    images = _image_lines(Path(options.image_lines).expanduser(), split, len(pairs))
+    return [_Example(file, [pairs.target[row]], pairs.name(row), pairs.source[row]) for row, file in images.items()]
 
 
 def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
     """Yields the number, from 1, and the columns of each line of a TSV."""
-    for number, line in enumerate(lines(read_text(path), str(path)), 1):
+    for number, line in enumerate(files.read_lines(path), 1):
         row = [column.strip() for column in line.split("\t")]
         if len(row) != columns:
             raise UserError(f"{path} line {number} has {len(row)} columns: it should have {columns}, with tabs between")
@@ -244,49 +234,27 @@ def _rows(path: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
 
 def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
     """Returns a mapping from line numbers of the text, from 0, to image files."""
-    found = {}
-    for number, (name, line, file) in _rows(path, columns=3):
-        if name != split:
-            continue
-        if not line.isdigit() or int(line) >= count:
-            raise UserError(
-                f"{path} line {number}: '{line}' is not a line of split '{split}', which has {count}, from 0"
-            )
-        found[int(line)] = file
-    if not found:
+    rows = [(number, line, file) for number, (name, line, file) in _rows(path, columns=3) if name == split]
+    if not rows:
         raise UserError(f"{path} has no lines of split '{split}'")
-    return found
+    for number, line, _ in rows:
+        if not line.isdigit() or int(line) >= count:
+            wrong = f"'{line}' is not a line of split '{split}', which has {count}, from 0"
+            raise UserError(f"{path} line {number}: {wrong}")
+    return {int(line): file for _, line, file in rows}
 
 
-def _without_blanks(found: _Split, skip: bool) -> _Split:
-    for name, texts in zip(found.names, found.texts, strict=True):
-        if not all(texts) and not skip:
-            raise UserError(f"{name} has a caption without text: remove it, or set data.skip_blank")
-    kept = [i for i, texts in enumerate(found.texts) if any(texts)]
-    return found._replace(
-        files=[found.files[i] for i in kept],
-        texts=[[text for text in found.texts[i] if text] for i in kept],
-        names=[found.names[i] for i in kept],
-    )
-
-
-def _open_images(place: Path, files: Sequence[str], decoding: Decoding) -> ImageSource:
+def _open_images(place: Path, wanted: Sequence[str], decoding: Decoding) -> ImageSource:
     """Opens image files given by path or by unique file name."""
-    names, read, sizes = list_images(place)
-    there = set(names)
-    counts = Counter(PurePosixPath(name).name for name in names)
-    by_name = {PurePosixPath(name).name: name for name in names}
+    listing = list_images(place)
+    there = set(listing.names)
+    counts = Counter(PurePosixPath(name).name for name in listing.names)
+    by_name = {PurePosixPath(name).name: name for name in listing.names}
     paths = []
-    for file in files:
+    for file in wanted:
         path = file if file in there else by_name.get(file) if counts[file] == 1 else None
         if path is None:
             several = " (several files have this name: give the path)" if counts[file] > 1 else ""
             raise UserError(f"there is no image {file} in {place}{several}")
         paths.append(path)
-    images = EncodedImages(
-        length=len(paths),
-        fetch=lambda index: (read(paths[index]), 0),
-        name=lambda index: f"{place}/{paths[index]}",
-        content=lambda: digest([*paths, *sizes(paths)]),
-    )
-    return decoded_images(images, decoding)
+    return listed_images(str(place), listing, paths, decoding)

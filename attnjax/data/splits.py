@@ -11,12 +11,12 @@ _SPLIT = re.compile(r"(?P<name>\w[\w.-]*)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?
 
 @dataclass(frozen=True)
 class Split:
-    """A named split, or a slice of it: `written` in full, and its parts, None if absent."""
+    """A named split, or a slice of it: `written` in full, and its parts."""
 
     written: str
     name: str
-    start: str | None = None
-    stop: str | None = None
+    start: str
+    stop: str
 
     @classmethod
     def parse(cls, split: str) -> "Split":
@@ -24,12 +24,11 @@ class Split:
         match = _SPLIT.fullmatch(split)
         if not match:
             raise UserError(f"'{split}' is not a split: write train, train[:90%], train[90%:] or train[100:200]")
-        return cls(split, match["name"], match["start"], match["stop"])
+        return cls(split, match["name"], match["start"] or "0", match["stop"] or "100%")
 
     def bounds(self, length: int) -> tuple[int, int]:
         """Returns the slice's bounds in `length` examples; UserError if it exceeds them or is empty."""
-        start = 0 if self.start is None else self._index(self.start, length)
-        stop = length if self.stop is None else self._index(self.stop, length)
+        start, stop = self._index(self.start, length), self._index(self.stop, length)
         check_not_empty(start, stop, length)
         return start, stop
 

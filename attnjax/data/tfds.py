@@ -18,45 +18,31 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
-def default_data_dir(data_dir: str = "") -> Path:
-    """Returns `data_dir`, or if empty TFDS's default: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
 def open_prepared(dataset: str, data_dir: str = "") -> "tfds.core.DatasetBuilder":
     """Opens `NAME[/CONFIG][:VERSION]` as a read-only TFDS builder; our own data sets are prepared on first use.
 
-    Raises:
-        UserError: an unknown name, config or version; a data set of TFDS that is not prepared as array_record.
+    `data_dir` is by default TFDS's: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. UserError if the name, config or
+    version is unknown, or TFDS's data set is not prepared as array_record.
     """
-    name, config, version = _parse(dataset)
-    root = default_data_dir(data_dir)
-    if name in builders.names():
-        path = _prepare_own(name, config, version, root)
-    else:
-        path = _find(dataset, name, config, version, root)
-    return _open(path)
+    name, config, version, root = _parse(dataset, data_dir)
+    own = name in builders.names()
+    return _open(_prepare_own(name, config, version, root) if own else _find(dataset, name, config, version, root))
 
 
 def prepare(dataset: str, data_dir: str = "") -> "tfds.core.DatasetBuilder":
     """Prepares `NAME[/CONFIG][:VERSION]`, TFDS's or ours, as array_record and returns its read-only TFDS builder.
 
-    Raises:
-        UserError: an unknown name, config or version; a data set of TFDS while TensorFlow is not installed.
+    UserError if the name, config or version is unknown, or TFDS's data set needs TensorFlow and it is not installed.
     """
     import tensorflow_datasets as tfds
 
-    name, config, version = _parse(dataset)
-    root = default_data_dir(data_dir)
+    name, config, version, root = _parse(dataset, data_dir)
     if name in builders.names():
         return _open(_prepare_own(name, config, version, root))
-    if name not in tfds.list_builders(with_community_datasets=False):
-        raise UserError(_unknown(name))
+    _check_known(name)
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"preparing TFDS's '{name}' needs TensorFlow, for this step only: run `pip install tensorflow-cpu`, "
-            "then repeat the command"
-        )
+        install = "run `pip install tensorflow-cpu`, then repeat the command"
+        raise UserError(f"preparing TFDS's '{name}' needs TensorFlow, for this step only: {install}")
     try:
         builder = tfds.builder(dataset, data_dir=root)
     except (AssertionError, ValueError) as error:  # the message lists the known versions and configs
@@ -79,23 +65,26 @@ def _open(path: str | os.PathLike) -> "tfds.core.DatasetBuilder":
     return builder
 
 
-def _parse(dataset: str) -> tuple[str, str | None, str | None]:
+def _parse(dataset: str, data_dir: str) -> tuple[str, str | None, str | None, Path]:
     match = _NAME.fullmatch(dataset)
     if not match:
         raise UserError(f"'{dataset}' is not a TFDS name: write NAME[/CONFIG][:VERSION], such as mnist:3.0.1")
-    return match["name"], match["config"], match["version"]
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return match["name"], match["config"], match["version"], root
 
 
 def _command(dataset: str, data_dir: str | Path) -> str:
     return f"python experiments/prepare.py {dataset} --data_dir {data_dir}"
 
 
-def _unknown(name: str) -> str:
+def _check_known(name: str) -> None:
     import tensorflow_datasets as tfds
 
-    close = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
-    hint = f"did you mean TFDS's '{close[0]}'? Ours: {', '.join(builders.names())}" if close else ""
-    return f"unknown data set 'tfds:{name}': {hint or nearest(name, builders.names())}"
+    known = tfds.list_builders(with_community_datasets=False)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean TFDS's '{close[0]}'? Ours: {', '.join(builders.names())}" if close else ""
+        raise UserError(f"unknown data set 'tfds:{name}': {hint or nearest(name, builders.names())}")
 
 
 def _prepare_own(name: str, config: str | None, version: str | None, root: Path) -> Path:
@@ -124,23 +113,14 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
 
 
 def _find(dataset: str, name: str, config: str | None, version: str | None, root: Path) -> Path:
-    import tensorflow_datasets as tfds
-
     folder = root / name / (config or "")
-    versions = {path.name: path for path in _prepared_versions(folder)}
+    folders = [path.parent for path in folder.glob("*/dataset_info.json")]
+    versions = {path.name: path for path in folders if re.fullmatch(r"[\d.]+", path.name)}
     if version in versions or (versions and version is None):
-        return versions[version or max(versions, key=_version_key)]
-    if name not in tfds.list_builders(with_community_datasets=False) and not (root / name).exists():
-        raise UserError(_unknown(name))
+        return versions[version or max(versions, key=lambda found: [int(part) for part in found.split(".")])]
+    if not (root / name).exists():
+        _check_known(name)
     configs = sorted({path.parents[1].name for path in folder.glob("*/*/dataset_info.json")})
     if configs:
         raise UserError(f"'{name}' has configs, write tfds:{name}/CONFIG with one of: {', '.join(configs)}")
     raise UserError(f"'{dataset}' is not prepared in {root}: run `{_command(dataset, root)}` once")
-
-
-def _prepared_versions(folder: Path) -> list[Path]:
-    return [path.parent for path in folder.glob("*/dataset_info.json") if re.fullmatch(r"[\d.]+", path.parent.name)]
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

@@ -21,3 +21,15 @@ def load(name: str) -> "type[tfds.core.GeneratorBasedBuilder]":
     """Returns the builder class of `name`, one of `names()`."""
     module = importlib.import_module(f"{__name__}.{name}")
     return getattr(module, name.title().replace("_", ""))
+
+
+def dataset_info(
+    builder: "tfds.core.DatasetBuilder", features: "tfds.features.FeaturesDict", keys: tuple[str, ...], homepage: str
+) -> "tfds.core.DatasetInfo":
+    """Returns what TFDS knows about a data set of ours; `keys` are its supervised keys."""
+    import tensorflow_datasets as tfds
+
+    # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
+    return tfds.core.DatasetInfo(
+        builder=builder, description=builder.__doc__, features=features, supervised_keys=keys, homepage=homepage
+    )

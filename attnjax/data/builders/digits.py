@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from attnjax.data.builders import dataset_info
+
 TEST_EXAMPLES = 360
 SPLIT_SEED = 0
 
@@ -19,42 +21,23 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80",
-        )
+        image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")
+        features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.ClassLabel(num_classes=10)})
+        return dataset_info(self, features, ("image", "label"), "https://archive.ics.uci.edu/dataset/80")
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # scikit-learn contains the images
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         pixels, labels = load_digits(return_X_y=True)
-        train, test = train_test_split(
-            np.arange(len(labels)), test_size=TEST_EXAMPLES, stratify=labels, random_state=SPLIT_SEED
-        )
+        rows = np.arange(len(labels))
+        parts = train_test_split(rows, test_size=TEST_EXAMPLES, stratify=labels, random_state=SPLIT_SEED)
         images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-        return {
-            "train": self._generate_examples(images, labels, train),
-            "test": self._generate_examples(images, labels, test),
-        }
+        splits = zip(("train", "test"), parts, strict=True)
+        return {split: self._generate_examples(images, labels, rows) for split, rows in splits}
 
     def _generate_examples(self, images, labels, rows):
         for row in rows:
-            yield int(row), {"image": _png(images[row]), "label": int(labels[row])}
-
-
-def _png(image: np.ndarray) -> bytes:
-    # TFDS needs TensorFlow to encode arrays, but not to store encoded images.
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
+            png = io.BytesIO()  # TFDS needs TensorFlow to encode arrays, but not to store encoded images
+            Image.fromarray(images[row]).save(png, "png")
+            yield int(row), {"image": png.getvalue(), "label": int(labels[row])}

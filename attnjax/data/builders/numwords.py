@@ -5,13 +5,13 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from attnjax.data.builders import dataset_info
 from attnjax.errors import import_extra
 
 LARGEST = 999_999
 ALWAYS_TRAINED = 100  # numbers below this are in the training split, as the others are composed of them
 SIZES = {"train": 20_000, "validation": 1_000, "test": 1_000}
 SPLIT_SEED = 0
-
 PAIRS = (("en", "de"), ("en", "fr"), ("en", "nl"), ("en", "da"), ("de", "fr"))
 
 
@@ -31,22 +31,14 @@ class Numwords(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         languages = self._languages()
-        # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.Translation(languages),
-            supervised_keys=languages,
-            homepage="https://github.com/savoirfairelinux/num2words",
-        )
+        features = tfds.features.Translation(languages)
+        return dataset_info(self, features, languages, "https://github.com/savoirfairelinux/num2words")
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # num2words generates the words
         return {split: self._generate_examples(numbers) for split, numbers in split_numbers().items()}
 
     def _generate_examples(self, numbers):
         num2words = import_extra("num2words", "translation").num2words
-
         for number in numbers.tolist():
             yield number, {language: num2words(number, lang=language) for language in self._languages()}
 
@@ -58,8 +50,6 @@ def split_numbers() -> dict[str, np.ndarray]:
     """Returns the numbers of each split, int64, the same for all language pairs."""
     # NumPy guarantees the streams of RandomState forever, unlike those of default_rng.
     drawn = np.random.RandomState(SPLIT_SEED).permutation(np.arange(ALWAYS_TRAINED, LARGEST + 1))
-    train, validation, test = np.split(
-        drawn[: sum(SIZES.values()) - ALWAYS_TRAINED],
-        [SIZES["train"] - ALWAYS_TRAINED, SIZES["train"] + SIZES["validation"] - ALWAYS_TRAINED],
-    )
-    return {"train": np.concatenate([np.arange(ALWAYS_TRAINED), train]), "validation": validation, "test": test}
+    numbers = np.concatenate([np.arange(ALWAYS_TRAINED), drawn])
+    stops = np.cumsum(list(SIZES.values()))
+    return dict(zip(SIZES, np.split(numbers[: stops[-1]], stops[:-1]), strict=True))

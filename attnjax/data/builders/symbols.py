@@ -5,6 +5,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from attnjax.data.builders import dataset_info
+
 SYMBOLS = 50  # the words "0" to "49"
 SHORTEST, LONGEST = 2, 40  # there are too few sequences of length 1 for three disjoint splits
 SIZES = {"train": 60_000, "validation": 1_000, "test": 2_000}
@@ -28,17 +30,9 @@ class Symbols(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         languages = ("input", "output")
-        # `dataset_info_from_configs` requires the metadata files of TFDS's own package layout.
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.Translation(languages),
-            supervised_keys=languages,
-            homepage="https://joeynmt.readthedocs.io",
-        )
+        return dataset_info(self, tfds.features.Translation(languages), languages, "https://joeynmt.readthedocs.io")
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # the sequences are generated
         return {split: self._generate_examples(sequences) for split, sequences in split_sequences().items()}
 
     def _generate_examples(self, sequences):

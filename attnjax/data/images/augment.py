@@ -11,7 +11,7 @@ ERASE_FILLS = ("noise", "zero")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images, applied in this order; everything is off by default.
+    """Augmentation of training images, applied in this order, by default none; UserError if a value is impossible.
 
     Attributes:
         crop: `pad` (zero-pad by `pad` pixels and crop at a random offset), `resized` (crop a random share `scale` of
@@ -24,9 +24,6 @@ class Augmentation:
         mix_switch: probability of CutMix instead of mixup when both are on.
         mix_probability: probability that a pair of images is mixed at all.
         repeats: number of differently augmented copies of each image in a batch (Hoffer 2020).
-
-    Raises:
-        UserError: an unknown field or choice, or a value out of range.
     """
 
     crop: str = "none"
@@ -60,8 +57,8 @@ class Augmentation:
             _check(self, name, 0 <= getattr(self, name) <= 1, "a probability")
         for name in ("color_jitter", "randaugment_layers", "randaugment_std", "mixup", "cutmix"):
             _check(self, name, getattr(self, name) >= 0, "0 (off) or more")
-        _check(self, "pad", self.pad >= 1, "1 or more")
-        _check(self, "repeats", self.repeats >= 1, "1 or more")
+        for name in ("pad", "repeats"):
+            _check(self, name, getattr(self, name) >= 1, "1 or more")
         _check(self, "randaugment_magnitude", 0 <= self.randaugment_magnitude <= 10, "from 0 to 10")
         _check(self, "scale", _ascending(self.scale) and self.scale[1] <= 1, "(low, high) with 0 < low <= high <= 1")
         _check(self, "ratio", _ascending(self.ratio), "(low, high) with 0 < low <= high")
@@ -69,12 +66,8 @@ class Augmentation:
     @property
     def needs_row_generators(self) -> bool:
         """Whether some operation draws image by image, from a generator per row."""
-        return (
-            self.crop == "resized"
-            or self.color_jitter > 0
-            or self.randaugment_layers > 0
-            or (self.erase > 0 and self.erase_fill == "noise")
-        )
+        noise = self.erase > 0 and self.erase_fill == "noise"
+        return self.crop == "resized" or self.color_jitter > 0 or self.randaugment_layers > 0 or noise
 
     @property
     def mixes(self) -> bool:

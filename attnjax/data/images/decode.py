@@ -9,28 +9,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # What Pillow and zipfile have been seen to raise on damaged files; neither documents a complete list.
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
+_PYTHON_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError)
+DAMAGE = (*_PYTHON_ERRORS, struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError)
 
 
 def decode_image(data: bytes, channels: int) -> np.ndarray:
     """Decodes an image file to uint8 `(H, W, channels)`: grey for 1 channel, RGB for 3.
 
     The EXIF orientation is applied. Animations yield their first frame, and 16-bit grey keeps its high byte. The alpha
-    channel is dropped, not composited: the stored colours are what ImageNet training pipelines use.
-
-    Raises:
-        one of `DAMAGE`: Pillow cannot read the bytes, or the pixels are floats (mode F), which have no fixed range.
+    channel is dropped, not composited: the stored colours are what ImageNet training pipelines use. Raises one of
+    `DAMAGE` if Pillow cannot read the bytes, or the pixels are floats (mode F), which have no fixed range.
     """
     with Image.open(io.BytesIO(data)) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)

@@ -51,9 +51,8 @@ def _list_zip(path: Path) -> Listing:
 def class_folders(names: list[str], split: str, place: str) -> dict[str, list[PurePosixPath]]:
     """Returns class -> image files of a split, from the names of a listing of `place`.
 
-    Raises:
-        UserError: no images, a mixture of both layouts, an unknown split, different classes in two splits, or a class
-            folder without images.
+    UserError if there are no images or both layouts, the split is unknown, two splits differ in their classes, or a
+    class folder has no images.
     """
     paths = [PurePosixPath(name) for name in names if not name.endswith("/")]
     files = _image_files([path for path in paths if _visible(path)], place)

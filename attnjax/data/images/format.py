@@ -12,17 +12,13 @@ from attnjax.errors import UserError, check_choice
 
 Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 RESIZES = ("stretch", "crop")
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The format of the images that a model takes, and how decoded images are brought to it.
+    """The format of a model's images, and how decoded images are brought to it; UserError if a value is impossible.
 
     Attributes:
         image_size: height and width in pixels.
@@ -32,9 +28,6 @@ class ImageFormat:
             `image_size / crop_fraction`, and crops the centre. Both antialias.
         interpolation: one of `INTERPOLATIONS`.
         crop_fraction: of the evaluation's centre crop (`resize="crop"` only); training images are cropped with 1.
-
-    Raises:
-        UserError: an unknown choice, or a value out of range.
     """
 
     image_size: tuple[int, int]
@@ -51,17 +44,15 @@ class ImageFormat:
             raise UserError(f"image_size is {self.image_size}: it should be (height, width) in pixels")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
-                raise UserError(
-                    f"{name} has {len(values)} values: it should have 1 or {self.channels}, one per channel"
-                )
+                right = f"1 or {self.channels}, one per channel"
+                raise UserError(f"{name} has {len(values)} values: it should have {right}")
         if min(self.std) <= 0:
             raise UserError(f"std is {self.std}: it should be positive")
         check_choice("resize", self.resize, RESIZES)
         check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
         if not 0 < self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.resize == "stretch"):
-            raise UserError(
-                f"crop_fraction is {self.crop_fraction}: it should be in (0, 1], and below 1 only with resize 'crop'"
-            )
+            right = "in (0, 1], and below 1 only with resize 'crop'"
+            raise UserError(f"crop_fraction is {self.crop_fraction}: it should be {right}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,11 +1,10 @@
 """IDX, the file format of MNIST."""
 
-import gzip
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from attnjax.data import files
 from attnjax.data.splits import check_split
 from attnjax.errors import UserError
 
@@ -15,28 +14,23 @@ _PREFIX = {"train": "train", "test": "t10k"}
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Path]:
     """Returns images uint8 `(N, H, W)`, labels int32 `(N,)` and the images' file; UserError if missing or damaged."""
     check_split(split, _PREFIX, f"idx:{folder}")
-    images_file = _find(folder, f"{_PREFIX[split]}-images-idx3-ubyte")
-    labels_file = _find(folder, f"{_PREFIX[split]}-labels-idx1-ubyte")
-    images = _read(images_file, rank=3)
-    labels = _read(labels_file, rank=1).astype(np.int32)
+    images_file = _find(folder / f"{_PREFIX[split]}-images-idx3-ubyte")
+    labels_file = _find(folder / f"{_PREFIX[split]}-labels-idx1-ubyte")
+    images, labels = _read(images_file, rank=3), _read(labels_file, rank=1).astype(np.int32)
     if len(images) != len(labels):
         raise UserError(f"{images_file} has {len(images)} images but {labels_file} has {len(labels)} labels")
     return images, labels, images_file
 
 
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UserError(f"no IDX file {folder / name}, gzipped (.gz) or not")
+def _find(path: Path) -> Path:
+    if found := files.find(path):
+        return found
+    raise UserError(f"no IDX file {path}, gzipped (.gz) or not")
 
 
 def _read(path: Path, rank: int) -> np.ndarray:
     """Reads an array of uint8: two zero bytes, 8, the rank, the sizes as big-endian uint32, then the data."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    data = files.read(path)
     if data[:4] != bytes([0, 0, 8, rank]):
         raise UserError(f"{path} is not an IDX file of bytes in {rank} dimensions: it starts with {data[:4].hex()}")
     header = 4 + 4 * rank

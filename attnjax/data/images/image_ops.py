@@ -88,8 +88,10 @@ def apply_operation(
     return operation(picture, signed, {"resample": INTERPOLATIONS[interpolation], "fillcolor": color})
 
 
-def _affine(picture: Image.Image, matrix: tuple[float, ...], options: dict) -> Image.Image:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, **options)
+def _affine(matrix: Callable) -> Callable:
+    return lambda picture, level, options: picture.transform(
+        picture.size, Image.Transform.AFFINE, matrix(picture, level), **options
+    )
 
 
 def _enhance(kind: type) -> Callable:
@@ -120,14 +122,10 @@ OPERATIONS: dict[str, Callable] = {
     "contrast": _enhance(ImageEnhance.Contrast),
     "brightness": _enhance(ImageEnhance.Brightness),
     "sharpness": _enhance(ImageEnhance.Sharpness),
-    "shear_x": lambda picture, level, options: _affine(picture, (1, 0.3 * level, 0, 0, 1, 0), options),
-    "shear_y": lambda picture, level, options: _affine(picture, (1, 0, 0, 0.3 * level, 1, 0), options),
-    "translate_x": lambda picture, level, options: _affine(
-        picture, (1, 0, 0.45 * level * picture.width, 0, 1, 0), options
-    ),
-    "translate_y": lambda picture, level, options: _affine(
-        picture, (1, 0, 0, 0, 1, 0.45 * level * picture.height), options
-    ),
+    "shear_x": _affine(lambda picture, level: (1, 0.3 * level, 0, 0, 1, 0)),
+    "shear_y": _affine(lambda picture, level: (1, 0, 0, 0.3 * level, 1, 0)),
+    "translate_x": _affine(lambda picture, level: (1, 0, 0.45 * level * picture.width, 0, 1, 0)),
+    "translate_y": _affine(lambda picture, level: (1, 0, 0, 0, 1, 0.45 * level * picture.height)),
 }
 _GEOMETRIC = frozenset(["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
 _SIGNED = _GEOMETRIC | {"color", "contrast", "brightness", "sharpness"}

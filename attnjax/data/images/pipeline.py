@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 import grain
 import numpy as np
 
+from attnjax.data.images import batch_ops, image_ops
 from attnjax.data.images.augment import Augmentation
-from attnjax.data.images.batch_ops import draw_erase_boxes, draw_mix, erase, flip, mix, pad_crop
 from attnjax.data.images.format import ImageFormat, Images
-from attnjax.data.images.image_ops import color_jitter, randaugment, random_resized_crop
 from attnjax.data.images.sources import ImageSource
 from attnjax.data.shard import UNSHARDED, Shard
 from attnjax.errors import UserError
@@ -25,9 +24,7 @@ from attnjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 THREADS = os.cpu_count() or 1
-
-# Separate random streams for shuffling and for augmentation.
-_SHUFFLE, _AUGMENT = 0, 1
+_SHUFFLE, _AUGMENT = 0, 1  # separate random streams
 
 
 def train_iterator(
@@ -49,8 +46,7 @@ def train_iterator(
     batch_size / r distinct images. The iterator has `get_state` and `set_state` and works with
     `grain.checkpoint.CheckpointSave`; a resumed iterator returns the same bits.
 
-    Raises:
-        UserError: a batch size that does not fit `shard` or `augmentation`; while iterating, a corrupt image.
+    UserError if the batch size does not fit `shard` or `augmentation`; while iterating, if an image is corrupt.
     """
     rows = shard.rows(batch_size)
     _check_rows(augmentation, batch_size, rows)
@@ -68,13 +64,10 @@ def train_iterator(
 def eval_batches(
     source: ImageSource, image_format: ImageFormat, *, batch_size: int, shard: Shard = UNSHARDED
 ) -> Iterable[Batch]:
-    """Returns a re-iterable over this process's rows of every example once, in order.
+    """Returns a re-iterable over this process's rows of every example once, in order; errors as in `train_iterator`.
 
     Batches are like those of `train_iterator`. The last one is padded with zero rows whose `mask` is False, so that all
     batches have one shape and every process gets the same number.
-
-    Raises:
-        UserError: a batch size that does not fit `shard`; while iterating, a corrupt image.
     """
     rows = shard.rows(batch_size)
 
@@ -83,11 +76,7 @@ def eval_batches(
         indices = np.arange(start + rows.start, start + rows.stop)
         return eval_batch(source, np.where(indices < len(source), indices, -1), image_format)
 
-    steps = math.ceil(len(source) / batch_size)
-    return grain.MapDataset.range(steps).map(batch).to_iter_dataset(_read_options())
-
-
-# One batch
+    return grain.MapDataset.range(math.ceil(len(source) / batch_size)).map(batch).to_iter_dataset(_read_options())
 
 
 def training_batch(
@@ -106,10 +95,9 @@ def training_batch(
     draws = {name: values[rows] for name, values in draws.items()}
     images, labels, mask = _load(source, indices[rows])
     rngs = [np.random.default_rng(value) for value in draws.get("seed", ())]
-    images = _geometry(images, draws, rngs, image_format, augmentation)
-    images = image_format.normalise(_colors(images, rngs, image_format, augmentation))
+    images = image_format.normalise(_augmented(images, draws, rngs, image_format, augmentation))
     if augmentation.erase:
-        images = erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
+        images = batch_ops.erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
     images[~mask] = 0
     batch = {"image": images, "label": labels, "mask": mask}
     return batch | _mixed(batch, draws) if augmentation.mixes else batch
@@ -129,9 +117,6 @@ def _load(source: ImageSource, indices: np.ndarray) -> tuple[Images, np.ndarray,
     return images, labels, mask & (indices >= 0)
 
 
-# Which examples
-
-
 def _batch_indices(length: int, batch_size: int, repeats: int, seed: int) -> Callable[[int], np.ndarray]:
     """Returns a function from a step to the indices of its global batch."""
     distinct = batch_size // repeats
@@ -149,9 +134,6 @@ def _batch_indices(length: int, batch_size: int, repeats: int, seed: int) -> Cal
     return indices
 
 
-# Augmentation
-
-
 def _draw(
     augmentation: Augmentation, rng: np.random.Generator, batch_size: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
@@ -164,31 +146,31 @@ def _draw(
     if augmentation.flip:
         draws["flip"] = rng.random(batch_size) < 0.5
     if augmentation.erase:
-        draws["erase"] = draw_erase_boxes(rng, batch_size, size, augmentation.erase)
+        draws["erase"] = batch_ops.draw_erase_boxes(rng, batch_size, size, augmentation.erase)
     if augmentation.mixes:
-        pairs = draw_mix(rng, batch_size // 2, size, augmentation)
+        pairs = batch_ops.draw_mix(rng, batch_size // 2, size, augmentation)
         draws["mix_weight"], draws["mix_box"] = (values.repeat(2, axis=0) for values in pairs)
     return draws
 
 
-def _geometry(images, draws, rngs, image_format, augmentation) -> np.ndarray:
+def _augmented(images, draws, rngs, image_format, augmentation) -> np.ndarray:
+    """Applies what works on uint8 images: crop, flip, color jitter and RandAugment."""
+
+    def each(operation, *options):
+        return np.stack([operation(image, rng, *options) for image, rng in zip(images, rngs, strict=True)])
+
     if augmentation.crop == "resized":
-        pairs = zip(images, rngs, strict=True)
-        images = np.stack([random_resized_crop(image, rng, augmentation, image_format) for image, rng in pairs])
+        images = each(image_ops.random_resized_crop, augmentation, image_format)
     else:
         images = image_format.fit_batch(images, train=True)
     if augmentation.crop == "pad":
-        images = pad_crop(images, augmentation.pad, draws["offset"])
-    return flip(images, draws["flip"]) if augmentation.flip else images
-
-
-def _colors(images, rngs, image_format, augmentation) -> np.ndarray:
+        images = batch_ops.pad_crop(images, augmentation.pad, draws["offset"])
+    if augmentation.flip:
+        images = batch_ops.flip(images, draws["flip"])
     if augmentation.color_jitter:
-        pairs = zip(images, rngs, strict=True)
-        images = np.stack([color_jitter(image, rng, augmentation.color_jitter) for image, rng in pairs])
+        images = each(image_ops.color_jitter, augmentation.color_jitter)
     if augmentation.randaugment_layers:
-        pairs = zip(images, rngs, strict=True)
-        images = np.stack([randaugment(image, rng, augmentation, image_format) for image, rng in pairs])
+        images = each(image_ops.randaugment, augmentation, image_format)
     return images
 
 
@@ -197,17 +179,15 @@ def _mixed(batch: Batch, draws: dict[str, np.ndarray]) -> Batch:
     intact = batch["mask"].reshape(-1, 2).all(axis=1).repeat(2)
     weights = np.where(intact, draws["mix_weight"], np.float32(1))
     boxes = draws["mix_box"] * intact[:, None]
-    image, label_other, label_weight = mix(batch["image"], batch["label"], weights, boxes)
+    image, label_other, label_weight = batch_ops.mix(batch["image"], batch["label"], weights, boxes)
     return {"image": image, "label_other": label_other, "label_weight": label_weight}
 
 
 def _check_rows(augmentation: Augmentation, batch_size: int, rows: slice) -> None:
     repeats, count = augmentation.repeats, rows.stop - rows.start
     if batch_size % repeats or batch_size // repeats < 2 <= repeats:
-        raise UserError(
-            f"batch_size is {batch_size}: with {repeats} repeats it should be a multiple of {repeats}, "
-            f"and {2 * repeats} or more"
-        )
+        right = f"with {repeats} repeats it should be a multiple of {repeats}, and {2 * repeats} or more"
+        raise UserError(f"batch_size is {batch_size}: {right}")
     if augmentation.mixes and count % 2:
         raise UserError(f"mixup and cutmix pair images: the rows per process should be even, not {count}")
 

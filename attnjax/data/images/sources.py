@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from attnjax.data.fingerprint import digest, file_sizes
 from attnjax.data.images.decode import DAMAGE, decode_image
-from attnjax.data.images.folders import class_folders, list_images
+from attnjax.data.images.folders import Listing, class_folders, list_images
 from attnjax.data.images.format import Images, check_channels
 from attnjax.data.images.idx import read_split
 from attnjax.data.splits import Split, check_split
@@ -18,6 +18,7 @@ from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
 
 CACHE_BYTES = 2**30
+Load = Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ImageSource:
     classes: tuple[str, ...]
     channels: int
     length: int
-    load: Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
+    load: Load
     name: Callable[[int], str]
     content: Callable[[], str] = str
 
@@ -52,27 +53,21 @@ def open_source(
 ) -> ImageSource:
     """Opens the labelled images of a data set.
 
-    Args:
-        spec: one of
-            `tfds:NAME[/CONFIG][:VERSION]`: one of our own builders, prepared on first use, or a TFDS data set that
-                `experiments/prepare.py` has prepared, both in `data_dir` (default: TFDS's);
-            `folder:PATH`: a directory or .zip of `SPLIT/CLASS/FILE`, or of `CLASS/FILE` with the only split `all`;
-            `idx:PATH`: a directory of IDX files named like MNIST's, gzipped or not, with splits `train` and `test`.
-        split: in TFDS's syntax (see `splits`). Adjacent slices are disjoint. The images of a folder are first put in a
-            fixed pseudo-random order, which depends only on their number, so that slices contain all classes.
-        channels: 1 (grey) or 3 (RGB); every image is converted.
-        skip_corrupt: log a corrupt image once and return it with mask False, instead of raising.
-        cache_bytes: memory in which decoded images are kept.
+    `spec` is one of
+        `tfds:NAME[/CONFIG][:VERSION]`: one of our own builders, prepared on first use, or a TFDS data set that
+            `experiments/prepare.py` has prepared, both in `data_dir` (default: TFDS's);
+        `folder:PATH`: a directory or .zip of `SPLIT/CLASS/FILE`, or of `CLASS/FILE` with the only split `all`;
+        `idx:PATH`: a directory of IDX files named like MNIST's, gzipped or not, with splits `train` and `test`.
+    `split` is in TFDS's syntax (see `splits`). Adjacent slices are disjoint. The images of a folder are first put in a
+    fixed pseudo-random order, which depends only on their number, so that slices contain all classes.
 
-    Raises:
-        UserError: an unknown spec or split, unreadable or empty data; from `load`, a corrupt image.
+    Images are converted to grey for 1 of `channels` or RGB for 3. Up to `cache_bytes` of decoded images are kept in
+    memory. With `skip_corrupt`, a corrupt image is logged once and has mask False; otherwise `load` raises UserError.
+    `open_source` raises it for an unknown spec or split, and for unreadable or empty data.
     """
     kind, _, place = spec.partition(":")
-    openers: dict[str, Callable[..., ImageSource]] = {
-        "tfds": functools.partial(_open_tfds, data_dir=data_dir),
-        "folder": _open_folder,
-        "idx": _open_idx,
-    }
+    open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
+    openers: dict[str, Callable[..., ImageSource]] = {"tfds": open_tfds, "folder": _open_folder, "idx": _open_idx}
     if kind not in openers or not place:
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
@@ -88,17 +83,6 @@ def open_source(
 
 
 @dataclass(frozen=True)
-class EncodedImages:
-    """Image files: `fetch(index)` returns the encoded image and its label. For the rest see `ImageSource`."""
-
-    length: int
-    fetch: Callable[[int], tuple[bytes, int]]
-    name: Callable[[int], str]
-    content: Callable[[], str]
-    classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Decoding:
     """How encoded images are decoded; see `open_source`."""
 
@@ -107,8 +91,8 @@ class Decoding:
     cache_bytes: int = CACHE_BYTES
 
 
-def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
-    """Returns a source that decodes images when they are loaded and caches them."""
+def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], decoding: Decoding) -> Load:
+    """Returns the `load` of a source that decodes and caches images; `fetch(index)` returns a file and its label."""
     cache: dict[int, tuple[np.ndarray, int, bool]] = {}
     room = decoding.cache_bytes
 
@@ -118,12 +102,12 @@ def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
         if index in cache:
             return cache[index]
         try:
-            data, label = encoded.fetch(index)
+            data, label = fetch(index)
             found = decode_image(data, decoding.channels), label, True
         except DAMAGE as error:
             if not decoding.skip_corrupt:
-                raise UserError(f"cannot read image {encoded.name(index)}: {error}") from error
-            logging.warning("skipping image %s: %s", encoded.name(index), error)
+                raise UserError(f"cannot read image {name(index)}: {error}") from error
+            logging.warning("skipping image %s: %s", name(index), error)
             found = np.zeros((1, 1, decoding.channels), np.uint8), 0, False
         if found[0].nbytes <= room:
             cache[index] = found
@@ -135,33 +119,47 @@ def decoded_images(encoded: EncodedImages, decoding: Decoding) -> ImageSource:
         images, labels, mask = zip(*examples, strict=True) if examples else ((), (), ())
         return list(images), np.array(labels, np.int32), np.array(mask, bool)
 
-    return ImageSource(encoded.classes, decoding.channels, encoded.length, load, encoded.name, encoded.content)
+    return load
 
 
-# Kinds of sources
+def listed_images(
+    place: str, listing: Listing, files: Sequence[str], decoding: Decoding, classes=(), labels: Sequence[int] = ()
+) -> ImageSource:
+    """Returns a source of some `files` of a listing of `place`; without `labels`, all labels are 0."""
+
+    def fetch(index: int) -> tuple[bytes, int]:
+        return listing.read(files[index]), labels[index] if labels else 0
+
+    def name(index: int) -> str:
+        return f"{place}/{files[index]}"
+
+    def content() -> str:
+        return digest([*files, *labels, *listing.sizes(files)])
+
+    return ImageSource(classes, decoding.channels, len(files), loader(fetch, name, decoding), name, content)
 
 
 def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> ImageSource:
     import tensorflow_datasets as tfds
 
-    builder = open_prepared(dataset, data_dir)
-    info = builder.info
+    info = (builder := open_prepared(dataset, data_dir)).info
     check_split(split, info.splits, f"tfds:{dataset}")
     image_key, label_key = _supervised_keys(info, dataset)
     records = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    classes = tuple(info.features[label_key].names)
 
-    def fetch(index):
+    def fetch(index: int) -> tuple[bytes, int]:
         record = records[index]
         return record[image_key], int(record[label_key])
 
-    classes = tuple(info.features[label_key].names)
+    def name(index: int) -> str:
+        return f"{info.full_name} {split}[{index}]"
 
-    def content():
+    def content() -> str:
         files = [Path(path) for path in info.splits[split].filepaths]
         return digest([info.full_name, *classes, *(file.name for file in files), *file_sizes(files)])
 
-    images = EncodedImages(len(records), fetch, lambda index: f"{info.full_name} {split}[{index}]", content, classes)
-    return decoded_images(images, decoding)
+    return ImageSource(classes, decoding.channels, len(records), loader(fetch, name, decoding), name, content)
 
 
 def _supervised_keys(info, dataset: str) -> tuple[str, str]:
@@ -171,29 +169,19 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
     # The exact type: subclasses of Image contain videos or label maps.
     kinds = [type(info.features[key]) for key in keys if key in info.features]
     if kinds != [tfds.features.Image, tfds.features.ClassLabel]:
-        raise UserError(
-            f"tfds:{dataset} is not an image classification data set: its features are {', '.join(info.features)}"
-        )
+        found = ", ".join(info.features)
+        raise UserError(f"tfds:{dataset} is not an image classification data set: its features are {found}")
     return keys
 
 
 def _open_folder(place: str, split: str, decoding: Decoding) -> ImageSource:
-    names, read, sizes = list_images(Path(place).expanduser())
-    by_class = class_folders(names, split, place)
+    listing = list_images(Path(place).expanduser())
+    by_class = class_folders(listing.names, split, place)
     classes = tuple(sorted(by_class))
-    examples = [(file, label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
-    examples = [examples[index] for index in np.random.default_rng(0).permutation(len(examples))]
-
-    def fetch(index):
-        file, label = examples[index]
-        return read(str(file)), label
-
-    def content():
-        names = [str(file) for file, _ in examples]
-        return digest([*names, *(label for _, label in examples), *sizes(names)])
-
-    images = EncodedImages(len(examples), fetch, lambda index: f"{place}/{examples[index][0]}", content, classes)
-    return decoded_images(images, decoding)
+    examples = [(str(file), label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
+    order = np.random.default_rng(0).permutation(len(examples))
+    files, labels = zip(*(examples[index] for index in order), strict=True)
+    return listed_images(place, listing, files, decoding, classes, labels)
 
 
 def _open_idx(place: str, split: str, decoding: Decoding) -> ImageSource:
@@ -204,7 +192,7 @@ def _open_idx(place: str, split: str, decoding: Decoding) -> ImageSource:
         chosen = images[indices][..., None].repeat(decoding.channels, axis=-1)
         return chosen, labels[indices], np.ones(len(indices), bool)
 
-    def content():
+    def content() -> str:
         return digest([images.tobytes(), labels.tobytes()])
 
     return ImageSource(classes, decoding.channels, len(images), load, lambda index: f"{file}[{index}]", content)

@@ -1,6 +1,5 @@
 """Which sentence pairs share a batch: bucketing by length, or packing, within a budget of tokens."""
 
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,13 +13,12 @@ from attnjax.errors import UserError, nearest
 
 METHODS = ("bucket", "pack")
 OPEN_ROWS = 256
-
 _SHUFFLE = 0  # separates the random stream of shuffling from those in `corpus` and `pipeline`
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How pairs are grouped into training batches.
+    """How pairs are grouped into training batches; UserError if the method is unknown or a value is out of range.
 
     "bucket": pairs of similar length L (`Pairs.lengths`) share a batch of width W >= L with `max_tokens` // W rows,
     rounded down to a multiple of `row_multiple`. There are at most `shapes` widths: `max_length`, and those that
@@ -33,9 +31,6 @@ class Batching:
     Pairs longer than `max_length` are left out; their number is logged (with subword sampling: in the first epoch).
     `row_multiple` should be a multiple of the number of devices. A batch has at most `max_tokens` positions per side,
     not counting the target's bos.
-
-    Raises:
-        UserError: an unknown method, or a value out of range.
     """
 
     method: str = "bucket"
@@ -50,11 +45,9 @@ class Batching:
         for name in ("max_length", "shapes", "row_multiple"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it should be 1 or more")
-        if self.max_tokens < self.row_multiple * self.max_length:
-            raise UserError(
-                f"max_tokens is {self.max_tokens}: it should be {self.row_multiple * self.max_length} or more, to hold "
-                f"{self.row_multiple} rows of max_length {self.max_length}"
-            )
+        if self.max_tokens < (least := self.row_multiple * self.max_length):
+            rows = f"{self.row_multiple} rows of max_length {self.max_length}"
+            raise UserError(f"max_tokens is {self.max_tokens}: it should be {least} or more, to hold {rows}")
 
     def rows(self, width: int) -> int:
         """Returns the number of rows of a batch of this width."""
@@ -67,10 +60,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Which pairs are in a batch of `rows` rows: `members` are the pairs, `row` their rows in ascending order.
-
-    If `packed`, a row has several pairs.
-    """
+    """A batch of `rows` rows with the pairs `members`, each in its `row`, ascending; if `packed`, several per row."""
 
     rows: int
     width: int
@@ -130,9 +120,6 @@ def possible_shapes(corpus: Corpus, batching: Batching) -> list[tuple[int, int, 
     return [(batching.rows(width), width, width + 1) for width in widths]
 
 
-# Plans
-
-
 def train_plan(corpus: Corpus, batching: Batching, seed: int) -> Callable[[int], tuple[Pairs, list[PlannedBatch]]]:
     """Returns a function from an epoch to its pairs and shuffled global batches."""
     if seed < 0:
@@ -156,15 +143,12 @@ def eval_plan(pairs: Pairs, max_tokens: int, shapes: int, row_multiple: int) -> 
     if max_tokens < 1 or shapes < 1:
         raise UserError(f"max_tokens is {max_tokens} and shapes is {shapes}: both should be 1 or more")
     lengths = pairs.lengths
-    rows = functools.partial(_row_count, max_tokens=max_tokens, row_multiple=row_multiple)
-    return bucketed(lengths, np.argsort(lengths, kind="stable"), _best_widths(lengths, shapes), rows)
+    order, widths = np.argsort(lengths, kind="stable"), _best_widths(lengths, shapes)
+    return bucketed(lengths, order, widths, lambda width: _row_count(width, max_tokens, row_multiple))
 
 
 def _row_count(width: int, max_tokens: int, row_multiple: int) -> int:
     return max(1, max_tokens // width // row_multiple) * row_multiple
-
-
-# Bucketing
 
 
 def bucketed(
@@ -175,16 +159,14 @@ def bucketed(
     `rows(width)` is the number of rows of a batch.
     """
     buckets = np.searchsorted(widths, lengths[order])
-    batches, carried = [], order[:0]
-    occupied = np.unique(buckets)
+    batches, carried, occupied = [], order[:0], np.unique(buckets)
     for bucket in occupied:
         width, members = widths[bucket], np.concatenate([carried, order[buckets == bucket]])
         count = rows(width)
         full = len(members) if bucket == occupied[-1] else len(members) // count * count
-        batches += [
-            PlannedBatch(count, width, part, np.arange(len(part)))
-            for part in (members[start : start + count] for start in range(0, full, count))
-        ]
+        for start in range(0, full, count):
+            part = members[start : start + count]
+            batches.append(PlannedBatch(count, width, part, np.arange(len(part))))
         carried = members[full:]
     return batches
 
@@ -192,10 +174,8 @@ def bucketed(
 def _train_widths(pairs: Pairs, batching: Batching) -> list[int]:
     lengths = pairs.lengths[pairs.lengths <= batching.max_length]
     if not len(lengths):
-        raise UserError(
-            f"all of the {len(pairs)} pairs are longer than max_length {batching.max_length}, "
-            f"the shortest has {pairs.lengths.min()} tokens"
-        )
+        longer = f"longer than max_length {batching.max_length}, the shortest has {pairs.lengths.min()} tokens"
+        raise UserError(f"all of the {len(pairs)} pairs are {longer}")
     # max_length too, as subwords sampled in other epochs may exceed all of these lengths.
     widths = _best_widths(lengths, batching.shapes - 1) if batching.shapes > 1 else []
     return sorted({*widths, batching.max_length})
@@ -220,9 +200,6 @@ def _best_widths(lengths: np.ndarray, count: int) -> list[int]:
     for choice in reversed(choices):
         ends.append(int(choice[ends[-1]]) - 1)
     return [int(values[end]) for end in reversed(ends)]
-
-
-# Packing
 
 
 def _packed(pairs: Pairs, order: np.ndarray, batching: Batching, rng: np.random.Generator) -> list[PlannedBatch]:

@@ -48,13 +48,16 @@ class Pairs:
         return np.maximum(self.source.lengths, self.target.lengths - 1)
 
 
-# From an epoch to its pairs: always the same, or with newly sampled subwords.
-Corpus = Callable[[int], Pairs]
+Corpus = Callable[[int], Pairs]  # from an epoch to its pairs: always the same, or with newly sampled subwords
 
 
-def encode_pairs(source: PairSource, vocabulary: Vocabulary) -> Pairs:
-    """Encodes all pairs, without subword sampling."""
-    return _pairs(encode(vocabulary.source, source.source), encode(vocabulary.target, source.target))
+def encode_pairs(
+    source: PairSource, vocabulary: Vocabulary, sampling: Sampling | None = None, seed: tuple[int, ...] = ()
+) -> Pairs:
+    """Encodes all pairs; with `sampling`, the subwords of each side are sampled by `seed`."""
+    sources = encode(vocabulary.source, source.source, sampling, (*seed, 0))
+    targets = encode(vocabulary.target, source.target, sampling, (*seed, 1))
+    return Pairs(Sentences.of([*ids, EOS] for ids in sources), Sentences.of([BOS, *ids, EOS] for ids in targets))
 
 
 def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampling, seed: int) -> Corpus:
@@ -69,17 +72,6 @@ def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampli
 
     @functools.lru_cache(maxsize=1)
     def corpus(epoch: int) -> Pairs:
-        stream = (seed, _SAMPLE, epoch)
-        return _pairs(
-            encode(vocabulary.source, source.source, sampling, (*stream, 0)),
-            encode(vocabulary.target, source.target, sampling, (*stream, 1)),
-        )
+        return encode_pairs(source, vocabulary, sampling, (seed, _SAMPLE, epoch))
 
     return corpus
-
-
-def _pairs(source: list[list[int]], target: list[list[int]]) -> Pairs:
-    return Pairs(
-        Sentences.of([*ids, EOS] for ids in source),
-        Sentences.of([BOS, *ids, EOS] for ids in target),
-    )

@@ -17,12 +17,10 @@ from attnjax.data.text.corpus import Corpus, Pairs, Sentences
 from attnjax.data.text.vocabulary import PAD
 
 Batch = dict[str, np.ndarray]
-
 # From the pairs of a global batch's rows (-1: an empty row), this process's rows and a generator to further arrays.
 Attach = Callable[[np.ndarray, slice, np.random.Generator], Batch]
 
 PREFETCH = 64  # batches; also hides the planning of the next epoch
-
 _ATTACH = 2  # separates the random stream of `attach` from those in `batching` and `corpus`
 
 
@@ -47,16 +45,12 @@ def train_iterator(
 
     An epoch contains every pair once, in batches drawn by (seed, epoch). The iterator has `get_state` and `set_state`
     and works with `grain.checkpoint.CheckpointSave`; a resumed iterator returns the same bits. `close()` stops its
-    thread.
-
-    Raises:
-        UserError: every pair is too long, or the rows cannot be shared equally by the processes.
+    thread. UserError if every pair is too long, or the rows cannot be shared equally by the processes.
     """
     shard.rows(batching.row_multiple, "row_multiple")
-    if dropped := batching.count_dropped(corpus(0)):
-        logging.warning(
-            "left out %d of %d pairs, longer than max_length %d", dropped, len(corpus(0)), batching.max_length
-        )
+    first = corpus(0)
+    if dropped := batching.count_dropped(first):
+        logging.warning("left out %d of %d pairs, longer than max_length %d", dropped, len(first), batching.max_length)
     plan = train_plan(corpus, batching, seed)
 
     def epoch_batches(epoch: int) -> Sequence[Callable[[], Batch]]:
@@ -82,10 +76,8 @@ def eval_batches(
     """Returns a re-iterable over this process's rows of every pair once, in ascending order of length.
 
     Batches are like those of bucketing in `train_iterator`, with `index` `(B,)` int32: the pair's place in `pairs`, -1
-    for an empty row. No pair is too long: those beyond the budget get batches of `row_multiple` rows.
-
-    Raises:
-        UserError: the rows cannot be shared equally by the processes.
+    for an empty row. No pair is too long: those beyond the budget get batches of `row_multiple` rows. UserError if the
+    rows cannot be shared equally by the processes.
     """
     shard.rows(row_multiple, "row_multiple")
     batches = eval_plan(pairs, max_tokens, shapes, row_multiple)
@@ -122,9 +114,6 @@ def source_batches(
         yield {"source": _place(sides, batch, batch.width)[0], "index": batch.index()}
 
 
-# An iterator with a state
-
-
 class _Epochs(grain.IterDataset):
     """Endless batches, epoch by epoch; `epoch_batches(epoch)` returns functions that load an epoch's batches."""
 
@@ -155,9 +144,6 @@ class _EpochsIterator(grain.DatasetIterator):
 
     def set_state(self, state: dict[str, int]) -> None:
         self._epoch, self._batch = state["epoch"], state["batch"]
-
-
-# Arrays
 
 
 def _arrays(pairs: Pairs, planned: PlannedBatch) -> Batch:

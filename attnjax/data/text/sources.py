@@ -1,17 +1,17 @@
 """Sentence pairs from parallel text files, two-column TSV files and TFDS translation data sets."""
 
 import functools
-import gzip
 import logging
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from attnjax.data import files
 from attnjax.data.fingerprint import digest
 from attnjax.data.splits import Split, check_not_empty, check_split
 from attnjax.data.tfds import open_prepared
@@ -48,35 +48,28 @@ def open_pairs(
 
     Text files are UTF-8. Lines end only at line feeds; whitespace around sentences is removed.
 
-    Args:
-        spec: one of
-            `text:FOLDER`: files `SPLIT.LANGUAGE` or `SPLIT.LANGUAGE.gz` whose lines are translations of each other;
-            `tsv:FILE:FIRST,SECOND`: lines of two tab-separated sentences in the languages FIRST and SECOND, as plain
-                text, gzipped, or the only file of a .zip whose name does not begin with `_` or `.`; further columns
-                (Tatoeba's attributions) are ignored;
-            `tfds:NAME[/CONFIG][:VERSION]`: a data set of Translation features, prepared in `data_dir` or one of ours.
-        split: in TFDS's syntax (see `splits`). Adjacent slices are disjoint. A TSV file has the only split `all`, in a
-            fixed pseudo-random order of the distinct source sentences, each with all its translations. A bound that
-            would separate these moves to the first of them, so that no source sentence is in two slices (a target
-            sentence may be).
-        skip_blank: leave out pairs with a blank side before slicing and log their number, instead of raising.
+    `spec` is one of
+        `text:FOLDER`: files `SPLIT.LANGUAGE` or `SPLIT.LANGUAGE.gz` whose lines are translations of each other;
+        `tsv:FILE:FIRST,SECOND`: lines of two tab-separated sentences in the languages FIRST and SECOND, as plain text,
+            gzipped, or the only file of a .zip whose name does not begin with `_` or `.`; further columns (Tatoeba's
+            attributions) are ignored;
+        `tfds:NAME[/CONFIG][:VERSION]`: a data set of Translation features, prepared in `data_dir` or one of ours.
+    `split` is in TFDS's syntax (see `splits`). Adjacent slices are disjoint. A TSV file has the only split `all`, in a
+    fixed pseudo-random order of the distinct source sentences, each with all its translations. A bound that would
+    separate these moves to the first of them, so that no source sentence is in two slices (a target sentence may be).
 
-    Raises:
-        UserError: an unknown spec, split or language; a blank sentence; damaged, misaligned or empty data.
+    `skip_blank` leaves out pairs with a blank side before slicing and logs their number, instead of raising. UserError
+    if the spec, split or a language is unknown, a sentence is blank, or data are damaged, misaligned or empty.
     """
     kind, _, place = spec.partition(":")
-    openers: dict[str, Callable[..., PairSource]] = {
-        "text": _open_text,
-        "tsv": _open_tsv,
-        "tfds": functools.partial(_open_tfds, data_dir=data_dir),
-    }
+    open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
+    openers: dict[str, Callable[..., PairSource]] = {"text": _open_text, "tsv": _open_tsv, "tfds": open_tfds}
     if kind not in openers or not place:
         raise UserError(f"text source '{spec}' is not text:FOLDER, tsv:FILE:FIRST,SECOND or tfds:NAME")
     if source == target or not source or not target:
         raise UserError(f"source language '{source}' and target language '{target}' should be two different languages")
     part = Split.parse(split)
-    pairs = openers[kind](place, part.name, (source, target))
-    pairs = _without_blanks(pairs, spec, skip_blank)
+    pairs = _without_blanks(openers[kind](place, part.name, (source, target)), spec, skip_blank)
     if kind == "tsv":
         pairs = _by_sentence(pairs)
     start, stop = part.bounds(len(pairs))
@@ -96,24 +89,17 @@ def _take(pairs: PairSource, rows: Sequence[int]) -> PairSource:
 
 
 def _without_blanks(pairs: PairSource, spec: str, skip_blank: bool) -> PairSource:
-    kept = [row for row, sides in enumerate(zip(pairs.source, pairs.target, strict=True)) if all(sides)]
-    blank = len(pairs) - len(kept)
+    blank = [row for row in range(len(pairs)) if not (pairs.source[row] and pairs.target[row])]
     if not blank:
         return pairs
     if not skip_blank:
-        first = next(row for row, sides in enumerate(zip(pairs.source, pairs.target, strict=True)) if not all(sides))
-        side = pairs.languages[0 if not pairs.source[first] else 1]
-        raise UserError(
-            f"{pairs.name(first)} has a blank sentence ('{side}'), like {blank} of {len(pairs)} pairs: "
-            "remove these pairs, or set skip_blank"
-        )
-    if not kept:
-        raise UserError(f"{spec} is empty: all of its {blank} pairs have a blank side")
-    logging.warning("%s: left out %d of %d pairs, because they have a blank side", spec, blank, len(pairs))
-    return _take(pairs, kept)
-
-
-# Keeping the translations of a sentence together
+        side = pairs.languages[1 if pairs.source[blank[0]] else 0]
+        where = f"{pairs.name(blank[0])} has a blank sentence ('{side}'), like {len(blank)} of {len(pairs)} pairs"
+        raise UserError(f"{where}: remove these pairs, or set skip_blank")
+    if len(blank) == len(pairs):
+        raise UserError(f"{spec} is empty: all of its {len(blank)} pairs have a blank side")
+    logging.warning("%s: left out %d of %d pairs, because they have a blank side", spec, len(blank), len(pairs))
+    return _take(pairs, [row for row in range(len(pairs)) if pairs.source[row] and pairs.target[row]])
 
 
 def _by_sentence(pairs: PairSource) -> PairSource:
@@ -133,85 +119,47 @@ def _first_of_sentence(sentences: Sequence[str], bound: int) -> int:
     return bound
 
 
-# Parallel text files
-
-
 def _open_text(place: str, split: str, languages: tuple[str, str]) -> PairSource:
     folder = Path(place).expanduser()
-    files = [_text_file(folder, split, language) for language in languages]
-    sides = [[line.strip() for line in lines(read_text(file), str(file))] for file in files]
-    if len(sides[0]) != len(sides[1]):
+    paths = [_text_file(folder, split, language) for language in languages]
+    source, target = ([line.strip() for line in files.read_lines(path)] for path in paths)
+    if len(source) != len(target):
         raise UserError(
-            f"{files[0]} has {len(sides[0])} lines but {files[1]} has {len(sides[1])}: "
+            f"{paths[0]} has {len(source)} lines but {paths[1]} has {len(target)}: "
             "they should have one sentence per line, translations of each other"
         )
-    return PairSource(languages, sides[0], sides[1], lambda index: f"{files[0]} line {index + 1}")
+    return PairSource(languages, source, target, lambda index: f"{paths[0]} line {index + 1}")
 
 
 def _text_file(folder: Path, split: str, language: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"no such folder of text files: {folder}")
-    for path in (folder / f"{split}.{language}", folder / f"{split}.{language}.gz"):
-        if path.is_file():
-            return path
-    found = {
-        (match["split"], match["language"])
-        for path in folder.iterdir()
-        if path.is_file() and (match := _TEXT_FILE.fullmatch(path.name.removesuffix(".gz")))
-    }
+    if path := files.find(folder / f"{split}.{language}"):
+        return path
+    names = [path.name.removesuffix(".gz") for path in folder.iterdir() if path.is_file()]
+    found = [match for match in map(_TEXT_FILE.fullmatch, names) if match]
     if not found:
         raise UserError(f"no text files in {folder}: they should be named SPLIT.LANGUAGE or SPLIT.LANGUAGE.gz")
-    check_split(split, {name for name, _ in found}, str(folder))
-    known = {known for name, known in found if name == split}
+    check_split(split, {match["split"] for match in found}, str(folder))
+    known = {match["language"] for match in found if match["split"] == split}
     raise UserError(f"{folder} has no language '{language}' in split '{split}': {nearest(language, known)}")
 
 
-def read_text(path: Path) -> bytes:
-    """Reads a file, decompressing .gz; UserError if it is missing or damaged."""
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"no text file '{path}'") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-
-
-def lines(data: bytes, place: str) -> list[str]:
-    """Splits only at line feeds: `str.splitlines` also splits at characters that occur within sentences."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{place} is not UTF-8 text: line {line} holds byte 0x{data[error.start]:02x}") from None
-    if not text.strip():
-        raise UserError(f"{place} is empty")
-    return text.removesuffix("\n").split("\n")
-
-
-# TSV
-
-
 def _open_tsv(place: str, split: str, languages: tuple[str, str]) -> PairSource:
-    match = _TSV.fullmatch(place)
-    if not match:
-        raise UserError(
-            f"'tsv:{place}' does not name its two languages: write tsv:FILE:FIRST,SECOND, as in a.tsv:en,de"
-        )
+    if not (match := _TSV.fullmatch(place)):
+        right = "tsv:FILE:FIRST,SECOND, as in a.tsv:en,de"
+        raise UserError(f"'tsv:{place}' does not name its two languages: write {right}")
     check_split(split, ["all"], f"tsv:{place}")
     columns = (match["first"], match["second"])
-    for language in languages:
-        if language not in columns:
-            raise UserError(f"tsv:{place} has no language '{language}': {nearest(language, columns)}")
+    _check_languages(languages, columns, f"tsv:{place}")
     path = Path(match["file"]).expanduser()
-    data, where = _read_zipped(path) if path.suffix == ".zip" else (read_text(path), str(path))
-    rows = [line.split("\t") for line in lines(data, where)]
+    data, where = _read_zipped(path) if path.suffix == ".zip" else (files.read(path), str(path))
+    rows = [line.split("\t") for line in files.lines(data, where)]
     for number, row in enumerate(rows, 1):
-        if len(row) < 2:
-            if row[0].strip():
-                raise UserError(f"{where} line {number} has no tab: it should be two sentences separated by a tab")
-            row.append("")
-    sides = {language: [row[column].strip() for row in rows] for column, language in enumerate(columns)}
-    source, target = (sides[language] for language in languages)
+        if len(row) < 2 and row[0].strip():
+            raise UserError(f"{where} line {number} has no tab: it should be two sentences separated by a tab")
+        row.append("")  # a blank line has two blank sides
+    source, target = ([row[columns.index(language)].strip() for row in rows] for language in languages)
     return PairSource(languages, source, target, lambda index: f"{where} line {index + 1}")
 
 
@@ -232,24 +180,21 @@ def _read_zipped(path: Path) -> tuple[bytes, str]:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-# TFDS
-
-
 def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: str) -> PairSource:
     import tensorflow_datasets as tfds
 
     info = (builder := open_prepared(dataset, data_dir)).info
     check_split(split, info.splits, f"tfds:{dataset}")
     if not isinstance(info.features, tfds.features.Translation):
-        raise UserError(
-            f"tfds:{dataset} is not a translation data set: its features are {type(info.features).__name__}"
-        )
+        found = type(info.features).__name__
+        raise UserError(f"tfds:{dataset} is not a translation data set: its features are {found}")
+    _check_languages(languages, info.features, f"tfds:{dataset}")
+    records = [[record[language] for language in languages] for record in builder.as_data_source(split)]
+    source, target = ([sides[side].decode("utf-8").strip() for sides in records] for side in (0, 1))
+    return PairSource(languages, source, target, lambda index: f"{info.full_name} {split}[{index}]")
+
+
+def _check_languages(languages: tuple[str, str], known: Collection[str], place: str) -> None:
     for language in languages:
-        if language not in info.features:
-            raise UserError(f"tfds:{dataset} has no language '{language}': {nearest(language, info.features)}")
-    records = builder.as_data_source(split)
-    sides: tuple[list[str], list[str]] = ([], [])
-    for record in records:
-        for sentences, language in zip(sides, languages, strict=True):
-            sentences.append(record[language].decode("utf-8").strip())
-    return PairSource(languages, *sides, lambda index: f"{info.full_name} {split}[{index}]")
+        if language not in known:
+            raise UserError(f"{place} has no language '{language}': {nearest(language, known)}")

@@ -14,14 +14,11 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from attnjax.errors import UserError, nearest
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-
 KINDS = ("bpe", "unigram")
-
 _TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
-# sentencepiece has one random seed per process.
-_sampling_lock = threading.Lock()
+_sampling_lock = threading.Lock()  # sentencepiece has one random seed per process
 
 
 @dataclass(frozen=True)
@@ -76,35 +73,23 @@ def train_vocabulary(
     `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
     together; separate ones have `size` subwords each. Text is normalised with NFKC; `lowercase` also folds case, which
     decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. The result is
-    deterministic.
-
-    Raises:
-        UserError: an unknown kind; a size that the sentences do not support, with the nearest possible one.
+    deterministic. UserError if the kind is unknown or the sentences do not support the size, with the nearest possible.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")
     if not 0.9 <= coverage <= 1:
         raise UserError(f"coverage is {coverage}: it should be from 0.9 to 1.0, the share of characters to keep")
-    options = {
-        "vocab_size": size,
-        "model_type": kind,
-        "character_coverage": coverage,
-        "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
-    }
+    rule = "nmt_nfkc_cf" if lowercase else "nmt_nfkc"
+    options = dict(vocab_size=size, model_type=kind, character_coverage=coverage, normalization_rule_name=rule)
     if joint:
         both = _train([*source, *target], options, "the sentences of both languages")
         return Vocabulary(both, both)
-    return Vocabulary(
-        _train(source, options, "the sentences of the source language"),
-        _train(target, options, "the sentences of the target language"),
-    )
+    of_source = _train(source, options, "the sentences of the source language")
+    return Vocabulary(of_source, _train(target, options, "the sentences of the target language"))
 
 
 def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically.
-
-    An existing folder is left unchanged.
-    """
+    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically, unless it exists already."""
     if folder.is_dir():
         return
     unfinished = folder.with_name(f".{folder.name}.tmp")
@@ -134,10 +119,7 @@ def encode(
 ) -> list[list[int]]:
     """Returns the ids of each sentence, without bos and eos.
 
-    With `sampling`, they are a function of `seed` and of the full list of sentences.
-
-    Raises:
-        UserError: `nbest` with a BPE vocabulary, which has no list of the best segmentations.
+    With `sampling`, they are a function of `seed` and of the full list of sentences. UserError for `nbest` with BPE.
     """
     if not sampling:
         return model.encode(list(sentences), num_threads=1)
@@ -161,19 +143,16 @@ def decode(model: SentencePieceProcessor, ids: Iterable[Sequence[int]]) -> list[
 
 def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePieceProcessor:
     model = io.BytesIO()
+    special = dict(pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK, pad_piece="<pad>")
     longest = max((len(sentence.encode()) for sentence in sentences), default=0)
     try:
         SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
             model_writer=model,
-            pad_id=PAD,
-            bos_id=BOS,
-            eos_id=EOS,
-            unk_id=UNK,
-            pad_piece="<pad>",
             max_sentence_length=max(10, longest + 1),  # longer ones would be skipped; 10 is the minimum
             num_threads=1,  # the result depends on it
             minloglevel=2,
+            **special,
             **options,
         )
     except RuntimeError as error:
