@@ -1,14 +1,11 @@
-"""Matplotlib figures of runs, sized for papers."""
+"""Matplotlib figures of runs, sized for papers. They are made without pyplot, so that no display is needed."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +16,35 @@ from attnjax.reports.runs import Curve
 from attnjax.runs.log import read_rows
 
 
+def save(path: Path, figure: Figure, rows: Sequence[Mapping[str, Any]] = (), log: TextIO | None = None) -> None:
+    """Writes a figure in the format of the path's suffix, and `rows`, all of the same columns, beside it as CSV.
+
+    "wrote PATH" is printed to `log`, stdout if None. UserError if a file cannot be written or the format is unknown.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        print(f"wrote {path}", file=log)
+        if rows:
+            path = path.with_suffix(".csv")
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            print(f"wrote {path}", file=log)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write '{path}': {error}") from None
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """Returns a figure of `size` inches and its axes (rows, columns)."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
 def _panels(count: int, size: tuple[float, float], **options) -> tuple[Figure, Sequence[Axes]]:
     """Returns a figure of `size` inches with plots side by side."""
-    figure, axes = plt.subplots(1, count, figsize=size, layout="constrained", squeeze=False, **options)
+    figure, axes = _grid(1, count, size, **options)
     for axis in axes[0]:
         axis.grid(alpha=0.3)
     return figure, axes[0]
@@ -32,16 +55,12 @@ def learning_curve(workdir: Path) -> Figure:
     rows = read_rows(workdir)
     if not rows:
         raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
-    styles: dict[str, dict[str, Any]] = {
-        "train": dict(color="0.6", lw=1),
-        "validation": dict(color="C0", marker=".", lw=1.5),
-    }
     figure, axes = _panels(2, (9, 3.4))
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, style in styles.items():
+        for split, color, marker, width in (("train", "0.6", "", 1), ("validation", "C0", ".", 1.5)):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
             if points:
-                axis.plot(*zip(*points, strict=True), label=split, **style)
+                axis.plot(*zip(*points, strict=True), label=split, color=color, marker=marker, lw=width)
         axis.set(xlabel="step", ylabel=name)
     axes[0].legend(frameon=False)
     axes[1].set_ylim(top=1)
@@ -81,7 +100,7 @@ def accuracy_by_length(runs: Mapping[str, Sequence[Bucket]]) -> Figure:
 def attention_cost(rows: Sequence[Mapping[str, Any]], exponents: Mapping[tuple[str, str], float]) -> Figure:
     """Returns time and memory against tokens, log-log, for attention in windows and over all tokens.
 
-    `rows` and `exponents`, (column, pass) -> power of the number of tokens, are those of `reports.swin_cost`.
+    `rows` and `exponents`, (column, pass) -> power of the number of tokens, are those of `experiments/tables.py`.
     """
     figure, axes = _panels(2, (9, 3.8))
     for axis, unit, title in zip(axes, ("ms", "mib"), ("time (ms)", "memory (MiB)"), strict=True):
@@ -123,8 +142,7 @@ def step_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str], title: str) -> Figure:
     """Returns attention weights (T, S): one row per target subword, one column per source subword."""
-    size = (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, [[axis]] = _grid(1, 1, (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target)))
     image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(range(len(source)), source, rotation=90)
     axis.set_yticks(range(len(target)), target)
@@ -140,12 +158,12 @@ def words_over_image(weights: np.ndarray, image: np.ndarray, words: Sequence[str
 
     `image` is (H, W, C) in [0, 1], grayscale or RGB.
     """
-    columns = min(6, 1 + len(words))
-    rows = -(-(1 + len(words)) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), layout="constrained", squeeze=False)
+    names = ["image", *(word.replace("\u2581", "") or word for word in words)]
+    columns = min(6, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = _grid(rows, columns, (1.5 * columns, 1.7 * rows))
     for axis in axes.flat:
         axis.set_axis_off()
-    names = ["image", *(word.replace("\u2581", "") or word for word in words)]
     for axis, overlay, name in zip(axes.flat, [None, *weights], names, strict=False):
         _draw_image(axis, image, overlay)
         axis.set_title(name, fontsize=9)
@@ -160,8 +178,7 @@ def patch_attention(heads: np.ndarray, rollout: np.ndarray, images: np.ndarray, 
     `images` is (B, H, W, C) in [0, 1].
     """
     titles = ["image", *(f"head {h + 1}" for h in range(heads.shape[1])), "rollout"]
-    size = (1.25 * len(titles), 1.25 * len(images) + 0.5)
-    figure, axes = plt.subplots(len(images), len(titles), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = _grid(len(images), len(titles), (1.25 * len(titles), 1.25 * len(images) + 0.5))
     for b, row in enumerate(axes):
         row[0].set_ylabel(labels[b], rotation=0, ha="right", va="center")
         for axis, overlay in zip(row, [None, *heads[b], rollout[b]], strict=True):

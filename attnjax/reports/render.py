@@ -9,7 +9,6 @@ import numpy as np
 from attnjax.formatting import clock
 from attnjax.reports import figures
 from attnjax.reports.runs import Report, curve_notes, curves, shown
-from attnjax.reports.saving import svg
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
@@ -86,12 +85,18 @@ def to_html(report: Report, title: str) -> str:
         *(f"<p>{html.escape(note)}</p>" for note in report.notes),
         "<h2>Learning curves</h2>",
         *(f"<p>{html.escape(note)}</p>" for note in curve_notes(report)),
-        svg(figures.learning_curves(curves(report))),
+        _svg(figures.learning_curves(curves(report))),
         "<h2>Runs</h2>",
         _html_table(runs_header, [["" if x is None else str(x) for x in row] for row in runs], [False] * len(runs)),
     ]
     head = f"<style>{_STYLE}</style><title>{html.escape(title)}</title>"
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8">{head}{"".join(parts)}</html>\n'
+
+
+def _svg(figure):
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    return out.getvalue()[out.getvalue().index("<svg") :]
 
 
 def _html_table(header, rows, bold):
