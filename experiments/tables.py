@@ -14,12 +14,13 @@ the memory, the compiler's plan, exceeds --memory GiB.
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+from matplotlib.figure import Figure
 
 from attnjax import cli
 from attnjax.errors import UserError
@@ -38,7 +39,7 @@ GIB, MIB = 2**30, 2**20
 
 def print_sizes(name: str) -> None:
     """Prints a table of `sizes.TABLES`, with the columns that the paper has numbers for."""
-    generate, notes = sizes.TABLES[name]
+    generate, *notes = sizes.TABLES[name]
     rows = list(generate())
     table: list[dict[str, Any]] = []
     for row in rows:
@@ -68,11 +69,11 @@ def print_swin_cost(args: argparse.Namespace) -> None:
     for (column, direction), power in powers.items():
         print(f"{column}, {direction}: ~ tokens^{power:.2f}")
     if args.out:
-        figures.save(args.out, figures.attention_cost(rows, powers), rows)
+        figures.save(args.out, attention_cost(rows, powers), rows)
 
 
 def measure(direction: str, side: int, rounds: int, max_memory: float) -> dict[str, Any]:
-    """Returns the row of one of PASSES and an image of `side` x `side` pixels; times are None above `max_memory` GiB."""
+    """Returns the row of a pass and a square image of `side` pixels; times are None above `max_memory` GiB."""
     tokens, layers = attention_layers(side)
     functions = {name: cost.passes(layer, **inputs)[direction] for name, (layer, _, inputs) in layers.items()}
     arguments = {name: jax.jit(partial(random_arguments, layer, shape)) for name, (layer, shape, _) in layers.items()}
@@ -122,6 +123,26 @@ def exponents(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
             if len({tokens for tokens, _ in points}) > 1:
                 found[column, direction] = cost.exponent(*zip(*points, strict=True))
     return found
+
+
+def attention_cost(rows: Sequence[Mapping[str, Any]], powers: Mapping[tuple[str, str], float]) -> Figure:
+    """Returns time and memory against tokens, log-log; `powers`, those of `exponents`, are in the legend."""
+    figure, axes = figures.side_by_side(2, (9, 3.8))
+    for axis, unit, title in zip(axes, ("ms", "mib"), ("time (ms)", "memory (MiB)"), strict=True):
+        for name, color, marker in (("window", "C0", "o"), ("global", "C3", "s")):
+            column = f"{name}_{unit}"
+            for direction, style in zip(PASSES, ("-", "--"), strict=True):
+                points = [(row["tokens"], row[column]) for row in rows if row["pass"] == direction and row[column]]
+                power = powers.get((column, direction))
+                label = f"{name}, {direction}" + (f" $\\sim N^{{{power:.2f}}}$" if power else "")
+                if points:
+                    axis.plot(*zip(*points, strict=True), f"{marker}{style}", color=color, markersize=4, label=label)
+        axis.set(xscale="log", yscale="log", xlabel="tokens $N$ (pixels per side)", ylabel=title)
+        ticks = {row["tokens"]: f"{row['tokens']:,}\n({row['image_size']})" for row in rows}
+        axis.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize=9)
+    return figure
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def _grid(rows: int, columns: int, size: tuple[float, float], **options) -> tupl
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def _panels(count: int, size: tuple[float, float], **options) -> tuple[Figure, Sequence[Axes]]:
+def side_by_side(count: int, size: tuple[float, float], **options) -> tuple[Figure, Sequence[Axes]]:
     """Returns a figure of `size` inches with plots side by side."""
     figure, axes = _grid(1, count, size, **options)
     for axis in axes[0]:
@@ -55,7 +55,7 @@ def learning_curve(workdir: Path) -> Figure:
     rows = read_rows(workdir)
     if not rows:
         raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
-    figure, axes = _panels(2, (9, 3.4))
+    figure, axes = side_by_side(2, (9, 3.4))
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for split, color, marker, width in (("train", "0.6", "", 1), ("validation", "C0", ".", 1.5)):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
@@ -69,7 +69,7 @@ def learning_curve(workdir: Path) -> Figure:
 
 def learning_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
     """Returns one plot per panel, with a line for each label's mean and a band of one deviation."""
-    figure, axes = _panels(max(1, len(panels)), (11, 4.2))
+    figure, axes = side_by_side(max(1, len(panels)), (11, 4.2))
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         for label, (steps, mean, deviation) in lines.items():
@@ -84,39 +84,15 @@ def learning_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 def accuracy_by_length(runs: Mapping[str, Sequence[Bucket]]) -> Figure:
     """Returns exact match and subword accuracy against source length: one line per run, one point per bucket."""
-    figure, axes = _panels(2, (9, 3.4), sharey=True)
-    for axis, field in zip(axes, ("exact_match", "accuracy"), strict=True):
+    figure, axes = side_by_side(2, (9, 3.4), sharey=True)
+    labels = {"exact_match": "exact match", "accuracy": "subword accuracy"}
+    for axis, (field, label) in zip(axes, labels.items(), strict=True):
         for (name, buckets), marker, style in zip(runs.items(), cycle("os^Dv"), cycle(("-", "--", "-.")), strict=False):
             middles = [(bucket.shortest + bucket.longest) / 2 for bucket in buckets]
             values = [getattr(bucket, field) for bucket in buckets]
             axis.plot(middles, values, label=name, marker=marker, linestyle=style, markersize=5)
-        axis.set(xlabel="source length (subwords)", ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("exact match")
-    axes[1].set_ylabel("subword accuracy")
+        axis.set(xlabel="source length (subwords)", ylabel=label, ylim=(-0.03, 1.03))
     axes[1].legend(frameon=False)
-    return figure
-
-
-def attention_cost(rows: Sequence[Mapping[str, Any]], exponents: Mapping[tuple[str, str], float]) -> Figure:
-    """Returns time and memory against tokens, log-log, for attention in windows and over all tokens.
-
-    `rows` and `exponents`, (column, pass) -> power of the number of tokens, are those of `experiments/tables.py`.
-    """
-    figure, axes = _panels(2, (9, 3.8))
-    for axis, unit, title in zip(axes, ("ms", "mib"), ("time (ms)", "memory (MiB)"), strict=True):
-        for name, color, marker in (("window", "C0", "o"), ("global", "C3", "s")):
-            column = f"{name}_{unit}"
-            for direction, style in (("forward", "-"), ("gradient", "--")):
-                points = [(row["tokens"], row[column]) for row in rows if row["pass"] == direction and row[column]]
-                power = exponents.get((column, direction))
-                label = f"{name}, {direction}" + (f" $\\sim N^{{{power:.2f}}}$" if power else "")
-                if points:
-                    axis.plot(*zip(*points, strict=True), f"{marker}{style}", color=color, markersize=4, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="tokens $N$ (pixels per side)", ylabel=title)
-        ticks = {row["tokens"]: f"{row['tokens']:,}\n({row['image_size']})" for row in rows}
-        axis.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
-        axis.minorticks_off()
-        axis.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -125,15 +101,16 @@ def step_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     `rows` are those of `experiments/benchmark.py step`.
     """
-    figure, (axis,) = _panels(1, (5.4, 3.6))
+    figure, (axis,) = side_by_side(1, (5.4, 3.6))
     for config, marker, style in zip(dict.fromkeys(row["config"] for row in rows), cycle("os^Dv"), cycle(("-", "--"))):
         points = sorted((row["length"], row["milliseconds"]) for row in rows if row["config"] == config)
         file, _, arguments = config.partition(":")
         label = ", ".join(filter(None, (Path(file).stem, arguments.replace(",", ", "))))
         axis.plot(*zip(*points, strict=True), label=label, marker=marker, linestyle=style, markersize=5)
     lengths = sorted({row["length"] for row in rows})
-    axis.set(xscale="log", xlabel="tokens per sentence (batches of one size)", ylabel="training step (ms)")
-    axis.set_ylim(bottom=0)
+    axis.set(
+        xscale="log", xlabel="tokens per sentence (batches of one size)", ylabel="training step (ms)", ylim=(0, None)
+    )
     axis.set_xticks(lengths, lengths)
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=9)
