@@ -54,7 +54,6 @@ def windows_figure(size: Pair = (8, 8), window: int = 4) -> Figure:
     regular, cut = regions(size, pair, (0, 0)), regions(size, pair, shift)
     rolled = np.asarray(roll(cut[None, :, :, None], pair, shift))
     masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[..., 0]
-
     columns = max(3, min(len(masks), 6))
     rows = -(-len(masks) // columns)
     figure = Figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")
