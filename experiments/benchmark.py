@@ -28,7 +28,6 @@ from attnjax.nn.blocks import MLP
 from attnjax.objectives.classification import ClassificationObjective
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.reports import figures
-from attnjax.reports.saving import save_figure
 from attnjax.training import devices, state
 from attnjax.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
 from attnjax.training.step import TrainStep
@@ -150,7 +149,7 @@ def step(args) -> None:
             rate = {f"{units[path]}_per_second": counts[path] / seconds}
             rows.append({"config": path, "length": length, "milliseconds": 1e3 * seconds, **rate})
     if args.figure:
-        save_figure(args.figure, figures.step_times(rows), rows)
+        figures.save(args.figure, figures.step_times(rows), rows)
 
 
 def generate(args) -> None:

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.reports import attention, figures
-from attnjax.reports.saving import save_figure
 from attnjax.runs.folder import Run, open_run
 from attnjax.tasks.search import Candidate
 
@@ -57,7 +56,7 @@ def main() -> None:
         for candidate in candidates:
             print(f"{path}\t{candidate.score:.4f}\t{candidate.text}")
     if figure:
-        save_figure(args.attention, figure, log=sys.stderr)  # stdout is for captions only
+        figures.save(args.attention, figure, log=sys.stderr)  # stdout is for captions only
 
 
 def plot(run: Run, image: np.ndarray, caption: Candidate, args: argparse.Namespace) -> Figure:

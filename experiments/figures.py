@@ -13,7 +13,6 @@ import numpy as np
 from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.reports import attention, figures, lengths
-from attnjax.reports.saving import save_figure
 from attnjax.reports.windows import windows_figure
 from attnjax.runs.folder import Run, open_run
 
@@ -33,13 +32,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.windows:
-        save_figure(args.windows, windows_figure())
+        figures.save(args.windows, windows_figure())
     elif args.lengths:
         compare_lengths(args.lengths[0], args.lengths[1:])
     else:
         run = open_run(args.workdir)
         folder = args.workdir / "figures"
-        save_figure(folder / "learning_curve.png", figures.learning_curve(args.workdir))
+        figures.save(folder / "learning_curve.png", figures.learning_curve(args.workdir))
         if attention.attends_to_patches(run):
             plot_attention(run, folder / "attention.png", args.images)
 
@@ -55,7 +54,7 @@ def plot_attention(run: Run, path: Path, count: int) -> None:
     ]
     heads, rollout = attention.patch_attention(run, images)
     shown = attention.displayable(run.config, images)
-    save_figure(path, figures.patch_attention(heads, rollout, shown, names))
+    figures.save(path, figures.patch_attention(heads, rollout, shown, names))
 
 
 def compare_lengths(path: Path, workdirs: list[Path]) -> None:
@@ -65,7 +64,7 @@ def compare_lengths(path: Path, workdirs: list[Path]) -> None:
         raise UserError("--lengths needs a file and run folders with different names, which the legend shows")
     buckets = {name: lengths.measure(open_run(workdir)) for name, workdir in zip(names, workdirs, strict=True)}
     rows = [{"run": name, **bucket._asdict()} for name, found in buckets.items() for bucket in found]
-    save_figure(path, figures.accuracy_by_length(buckets), rows)
+    figures.save(path, figures.accuracy_by_length(buckets), rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ tables of a sweep.
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def main() -> None:
         for trial in sweep.trials:
             console.print(trial.name, sweep.progress(trial).state, markup=False, soft_wrap=True)
             for command in sweep.commands(trial):
-                console.print(f"    {trials.shown(command)}", markup=False, soft_wrap=True)
+                console.print("   ", shlex.join(["python", *command[1:]]), markup=False, soft_wrap=True)
         return
     with locked(args.workdir):
         sweep.save()

@@ -23,7 +23,6 @@ from typing import BinaryIO
 from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.reports import attention, figures
-from attnjax.reports.saving import save_figure
 from attnjax.runs.folder import Run, open_run
 from attnjax.tasks.search import Candidate
 
@@ -118,7 +117,7 @@ def plot(run: Run, first: tuple[str, Candidate] | None, args: argparse.Namespace
     source, maps = attention.source_attention(run, line, best.subwords)
     weights, title = attention.select(maps, args.layer, args.head)
     figure = figures.alignment(weights, source, best.subwords, title)
-    save_figure(args.attention, figure, log=sys.stderr)  # stdout is for translations only
+    figures.save(args.attention, figure, log=sys.stderr)  # stdout is for translations only
 
 
 if __name__ == "__main__":

@@ -86,7 +86,6 @@ def image_attention(run: Run, image: np.ndarray, subwords: Sequence[str], source
 
 
 def _intermediates(run, *inputs, **options):
-    """Returns the model's output and its intermediates."""
     variables = {"params": run.params, **run.model_state}
     output, state = run.model.apply(variables, *inputs, mutable=["intermediates"], **options)
     return output, state.get("intermediates", {})
@@ -99,7 +98,7 @@ def _layers(found, kind) -> list[dict]:
 
 
 def _teacher_forced(vocabulary, subwords):
-    """Returns the decoder's input (1, T) whose outputs are `subwords`."""
+    """Returns the decoder's input (1, T) for the outputs `subwords`."""
     return np.array([[BOS, *vocabulary.target.piece_to_id(list(subwords))][:-1]], np.int32)
 
 
@@ -109,8 +108,7 @@ def rollout(weights: np.ndarray) -> np.ndarray:
     Row i is the share of each input token in output token i, if each layer is half attention, half residual. Rows sum
     to one.
     """
-    identity = np.eye(weights.shape[-1])
-    total = np.broadcast_to(identity, (weights.shape[1], *identity.shape))
+    total = identity = np.eye(weights.shape[-1])
     for layer in weights.mean(2):
         total = (0.5 * layer + 0.5 * identity) @ total
     return total

@@ -1,14 +1,11 @@
-"""Matplotlib figures of runs, sized for papers."""
+"""Matplotlib figures of runs, sized for papers. They are made without pyplot, so that no display is needed."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +16,35 @@ from attnjax.reports.runs import Curve
 from attnjax.runs.log import read_rows
 
 
-def _panels(count: int, size: tuple[float, float], **options) -> tuple[Figure, Sequence[Axes]]:
+def save(path: Path, figure: Figure, rows: Sequence[Mapping[str, Any]] = (), log: TextIO | None = None) -> None:
+    """Writes a figure in the format of the path's suffix, and `rows`, all of the same columns, beside it as CSV.
+
+    "wrote PATH" is printed to `log`, stdout if None. UserError if a file cannot be written or the format is unknown.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        print(f"wrote {path}", file=log)
+        if rows:
+            path = path.with_suffix(".csv")
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            print(f"wrote {path}", file=log)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write '{path}': {error}") from None
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
+    """Returns a figure of `size` inches and its axes (rows, columns)."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def side_by_side(count: int, size: tuple[float, float], **options) -> tuple[Figure, Sequence[Axes]]:
     """Returns a figure of `size` inches with plots side by side."""
-    figure, axes = plt.subplots(1, count, figsize=size, layout="constrained", squeeze=False, **options)
+    figure, axes = _grid(1, count, size, **options)
     for axis in axes[0]:
         axis.grid(alpha=0.3)
     return figure, axes[0]
@@ -32,16 +55,12 @@ def learning_curve(workdir: Path) -> Figure:
     rows = read_rows(workdir)
     if not rows:
         raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
-    styles: dict[str, dict[str, Any]] = {
-        "train": dict(color="0.6", lw=1),
-        "validation": dict(color="C0", marker=".", lw=1.5),
-    }
-    figure, axes = _panels(2, (9, 3.4))
+    figure, axes = side_by_side(2, (9, 3.4))
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, style in styles.items():
+        for split, color, marker, width in (("train", "0.6", "", 1), ("validation", "C0", ".", 1.5)):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
             if points:
-                axis.plot(*zip(*points, strict=True), label=split, **style)
+                axis.plot(*zip(*points, strict=True), label=split, color=color, marker=marker, lw=width)
         axis.set(xlabel="step", ylabel=name)
     axes[0].legend(frameon=False)
     axes[1].set_ylim(top=1)
@@ -50,7 +69,7 @@ def learning_curve(workdir: Path) -> Figure:
 
 def learning_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
     """Returns one plot per panel, with a line for each label's mean and a band of one deviation."""
-    figure, axes = _panels(max(1, len(panels)), (11, 4.2))
+    figure, axes = side_by_side(max(1, len(panels)), (11, 4.2))
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         for label, (steps, mean, deviation) in lines.items():
@@ -65,39 +84,15 @@ def learning_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 def accuracy_by_length(runs: Mapping[str, Sequence[Bucket]]) -> Figure:
     """Returns exact match and subword accuracy against source length: one line per run, one point per bucket."""
-    figure, axes = _panels(2, (9, 3.4), sharey=True)
-    for axis, field in zip(axes, ("exact_match", "accuracy"), strict=True):
+    figure, axes = side_by_side(2, (9, 3.4), sharey=True)
+    labels = {"exact_match": "exact match", "accuracy": "subword accuracy"}
+    for axis, (field, label) in zip(axes, labels.items(), strict=True):
         for (name, buckets), marker, style in zip(runs.items(), cycle("os^Dv"), cycle(("-", "--", "-.")), strict=False):
             middles = [(bucket.shortest + bucket.longest) / 2 for bucket in buckets]
             values = [getattr(bucket, field) for bucket in buckets]
             axis.plot(middles, values, label=name, marker=marker, linestyle=style, markersize=5)
-        axis.set(xlabel="source length (subwords)", ylim=(-0.03, 1.03))
-    axes[0].set_ylabel("exact match")
-    axes[1].set_ylabel("subword accuracy")
+        axis.set(xlabel="source length (subwords)", ylabel=label, ylim=(-0.03, 1.03))
     axes[1].legend(frameon=False)
-    return figure
-
-
-def attention_cost(rows: Sequence[Mapping[str, Any]], exponents: Mapping[tuple[str, str], float]) -> Figure:
-    """Returns time and memory against tokens, log-log, for attention in windows and over all tokens.
-
-    `rows` and `exponents`, (column, pass) -> power of the number of tokens, are those of `reports.swin_cost`.
-    """
-    figure, axes = _panels(2, (9, 3.8))
-    for axis, unit, title in zip(axes, ("ms", "mib"), ("time (ms)", "memory (MiB)"), strict=True):
-        for name, color, marker in (("window", "C0", "o"), ("global", "C3", "s")):
-            column = f"{name}_{unit}"
-            for direction, style in (("forward", "-"), ("gradient", "--")):
-                points = [(row["tokens"], row[column]) for row in rows if row["pass"] == direction and row[column]]
-                power = exponents.get((column, direction))
-                label = f"{name}, {direction}" + (f" $\\sim N^{{{power:.2f}}}$" if power else "")
-                if points:
-                    axis.plot(*zip(*points, strict=True), f"{marker}{style}", color=color, markersize=4, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="tokens $N$ (pixels per side)", ylabel=title)
-        ticks = {row["tokens"]: f"{row['tokens']:,}\n({row['image_size']})" for row in rows}
-        axis.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
-        axis.minorticks_off()
-        axis.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -106,15 +101,16 @@ def step_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     `rows` are those of `experiments/benchmark.py step`.
     """
-    figure, (axis,) = _panels(1, (5.4, 3.6))
+    figure, (axis,) = side_by_side(1, (5.4, 3.6))
     for config, marker, style in zip(dict.fromkeys(row["config"] for row in rows), cycle("os^Dv"), cycle(("-", "--"))):
         points = sorted((row["length"], row["milliseconds"]) for row in rows if row["config"] == config)
         file, _, arguments = config.partition(":")
         label = ", ".join(filter(None, (Path(file).stem, arguments.replace(",", ", "))))
         axis.plot(*zip(*points, strict=True), label=label, marker=marker, linestyle=style, markersize=5)
     lengths = sorted({row["length"] for row in rows})
-    axis.set(xscale="log", xlabel="tokens per sentence (batches of one size)", ylabel="training step (ms)")
-    axis.set_ylim(bottom=0)
+    axis.set(
+        xscale="log", xlabel="tokens per sentence (batches of one size)", ylabel="training step (ms)", ylim=(0, None)
+    )
     axis.set_xticks(lengths, lengths)
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=9)
@@ -123,8 +119,7 @@ def step_times(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def alignment(weights: np.ndarray, source: Sequence[str], target: Sequence[str], title: str) -> Figure:
     """Returns attention weights (T, S): one row per target subword, one column per source subword."""
-    size = (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, [[axis]] = _grid(1, 1, (1.6 + 0.3 * len(source), 1.4 + 0.26 * len(target)))
     image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(range(len(source)), source, rotation=90)
     axis.set_yticks(range(len(target)), target)
@@ -140,12 +135,12 @@ def words_over_image(weights: np.ndarray, image: np.ndarray, words: Sequence[str
 
     `image` is (H, W, C) in [0, 1], grayscale or RGB.
     """
-    columns = min(6, 1 + len(words))
-    rows = -(-(1 + len(words)) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), layout="constrained", squeeze=False)
+    names = ["image", *(word.replace("\u2581", "") or word for word in words)]
+    columns = min(6, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = _grid(rows, columns, (1.5 * columns, 1.7 * rows))
     for axis in axes.flat:
         axis.set_axis_off()
-    names = ["image", *(word.replace("\u2581", "") or word for word in words)]
     for axis, overlay, name in zip(axes.flat, [None, *weights], names, strict=False):
         _draw_image(axis, image, overlay)
         axis.set_title(name, fontsize=9)
@@ -160,8 +155,7 @@ def patch_attention(heads: np.ndarray, rollout: np.ndarray, images: np.ndarray, 
     `images` is (B, H, W, C) in [0, 1].
     """
     titles = ["image", *(f"head {h + 1}" for h in range(heads.shape[1])), "rollout"]
-    size = (1.25 * len(titles), 1.25 * len(images) + 0.5)
-    figure, axes = plt.subplots(len(images), len(titles), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = _grid(len(images), len(titles), (1.25 * len(titles), 1.25 * len(images) + 0.5))
     for b, row in enumerate(axes):
         row[0].set_ylabel(labels[b], rotation=0, ha="right", va="center")
         for axis, overlay in zip(row, [None, *heads[b], rollout[b]], strict=True):

@@ -1,5 +1,6 @@
 """Translation accuracy by source length."""
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,13 +30,12 @@ def measure(run: Run, width: int = 5) -> list[Bucket]:
     UserError if the run is not of translation, or a sentence exceeds the model's limit.
     """
     run.expect("translation")
-    task = run.task
+    task, vocabulary = run.task, run.task.vocabulary
     pairs = task.open_split(run.config.data.test)
     translations = [best[0].text for best in task.translate(run.variables, pairs.source)]
-    vocabulary = task.vocabulary
-    sources = text.encode(vocabulary.source, pairs.source)
+    source_lengths = [len(ids) for ids in text.encode(vocabulary.source, pairs.source)]
     hypotheses, references = (text.encode(vocabulary.target, side) for side in (translations, pairs.target))
-    return by_length([len(ids) for ids in sources], hypotheses, references, width)
+    return by_length(source_lengths, hypotheses, references, width)
 
 
 def by_length(
@@ -45,20 +45,15 @@ def by_length(
 
     Hypotheses and references are ids without eos. Accuracy is over all positions of a bucket, not a mean of means.
     """
-    counts = [
-        (length, hypothesis == reference, _matches(hypothesis, reference), max(len(hypothesis), len(reference)))
-        for length, hypothesis, reference in zip(lengths, hypotheses, references, strict=True)
-    ]
+    counts = []
+    for source, hypothesis, reference in zip(lengths, hypotheses, references, strict=True):
+        same = sum(map(operator.eq, hypothesis, reference))
+        counts.append((source, hypothesis == reference, same, max(len(hypothesis), len(reference))))
     length, exact, matches, positions = np.array(counts, np.int64).reshape(-1, 4).T
     buckets = []
     for longest in range(width, length.max(initial=0) + width, width):
         inside = (longest - width < length) & (length <= longest)
         if inside.any():
-            accuracy = float(matches[inside].sum() / positions[inside].sum())
-            exact_match = float(exact[inside].mean())
-            buckets.append(Bucket(longest - width + 1, longest, int(inside.sum()), exact_match, accuracy))
+            shares = float(exact[inside].mean()), float(matches[inside].sum() / positions[inside].sum())
+            buckets.append(Bucket(longest - width + 1, longest, int(inside.sum()), *shares))
     return buckets
-
-
-def _matches(hypothesis, reference):
-    return sum(a == b for a, b in zip(hypothesis, reference, strict=False))

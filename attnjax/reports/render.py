@@ -9,7 +9,6 @@ import numpy as np
 from attnjax.formatting import clock
 from attnjax.reports import figures
 from attnjax.reports.runs import Report, curve_notes, curves, shown
-from attnjax.reports.saving import svg
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
@@ -47,7 +46,6 @@ def _mean(group, metric):
 
 
 def _runs(report):
-    """Returns the header and one row per run, with values of full precision."""
     header = ["run", *report.settings, "seed", "finished", "steps", *report.metrics, "parameters", "seconds"]
     rows = []
     for run in report.runs:
@@ -80,13 +78,15 @@ def to_html(report: Report, title: str) -> str:
     """Returns a self-contained page: the tables of groups and of runs, and the learning curves."""
     header, rows = table(report)
     runs_header, runs = _runs(report)
+    out = io.StringIO()
+    figures.learning_curves(curves(report)).savefig(out, format="svg")
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         _html_table(header, rows, [group is report.best for group in report.groups]),
         *(f"<p>{html.escape(note)}</p>" for note in report.notes),
         "<h2>Learning curves</h2>",
         *(f"<p>{html.escape(note)}</p>" for note in curve_notes(report)),
-        svg(figures.learning_curves(curves(report))),
+        out.getvalue()[out.getvalue().index("<svg") :],
         "<h2>Runs</h2>",
         _html_table(runs_header, [["" if x is None else str(x) for x in row] for row in runs], [False] * len(runs)),
     ]

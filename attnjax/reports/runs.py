@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +29,9 @@ def _score(metric, value):
 class RunResult:
     """The numbers of a run folder.
 
-    fields: the complete config, by dotted path. validation: the metrics at the best step according to `best_metric`, {}
-    if it was never validated. test: those of `evaluate.py` on the test split, {} if that was not run. rows: those of
-    metrics.jsonl. parameters and seconds are None for runs that did not record them.
+    fields: the complete config, by dotted path. metrics: "validation METRIC", the best value of the metric that selects
+    the best checkpoint, and "test METRIC" for all metrics of `evaluate.py` on the test split, as far as they were
+    measured. rows: those of metrics.jsonl. parameters and seconds are None for runs that did not record them.
     """
 
     name: str
@@ -40,17 +39,10 @@ class RunResult:
     best_metric: str
     finished: bool
     step: int
-    validation: dict[str, float]
-    test: dict[str, float]
+    metrics: dict[str, float]
     rows: Sequence[dict[str, Any]]
     parameters: int | None
     seconds: float | None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The validation metric that selects the best checkpoint, and all test metrics."""
-        selected = {f"validation {self.best_metric}": self.validation[self.best_metric]} if self.validation else {}
-        return selected | {f"test {name}": value for name, value in self.test.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +83,10 @@ class Report:
         """Setting -> the value that more than half of at least three groups share, as with ablations of one base."""
         found = {}
         for name in self.settings.values():
-            values = [group.settings[name] for group in self.groups]
-            (most, count), *_ = Counter(map(repr, values)).most_common(1)
-            if len(values) > 2 and 2 * count > len(values):
-                found[name] = next(value for value in values if repr(value) == most)
+            texts = [repr(group.settings[name]) for group in self.groups]
+            for group, text in zip(self.groups, texts, strict=True):
+                if 2 * texts.count(text) > len(texts) > 2:
+                    found[name] = group.settings[name]
         return found
 
     def is_usual(self, name: str, value: Any) -> bool:
@@ -109,9 +101,8 @@ class Report:
     def ranked(self) -> list[Group]:
         """Validated groups, best first by the validation metric, never the test's; [] if the runs' metrics differ."""
         metric, *others = {run.best_metric for run in self.runs}
-        scores = [(group, group.mean(f"validation {metric}")) for group in self.groups]
-        validated = [(group, _score(metric, mean)) for group, mean in scores if mean is not None and not others]
-        return [group for group, score in sorted(validated, key=lambda pair: -pair[1])]
+        validated = [] if others else [group for group in self.groups if group.values(f"validation {metric}")]
+        return sorted(validated, key=lambda group: -_score(metric, group.mean(f"validation {metric}")))
 
     @property
     def best(self) -> Group | None:
@@ -150,13 +141,12 @@ def read(folders: Iterable[Path]) -> Report:
 
     Runs are sorted by folder name, groups by their first run, except that a base comes first.
     """
-    paths = []
+    runs: list[RunResult] = []
     for folder in map(Path, folders):
         found = sorted({path.parent for path in folder.glob("**/config.json")}, key=_natural_order)
         if not found:
             raise UserError(f"no run folder in '{folder}': there is no config.json")
-        paths += [(path, folder) for path in found]
-    runs = [_read_run(path, folder) for path, folder in paths]
+        runs += [_read_run(path, folder) for path in found]
     settings = short_names(_settings(runs))
     members: dict[str, list[RunResult]] = {}
     for run in runs:
@@ -175,29 +165,20 @@ def _natural_order(path):
 
 def _settings(runs: Sequence[RunResult]) -> list[str]:
     """Returns the fields in which runs differ, without those that depend on the model's name alone."""
-    fields = {key: None for run in runs for key in run.fields}
-    left_out = {"seed", *config_lib.CADENCE_FIELDS}
-
-    def differs(key, runs):
-        return len({repr(run.fields.get(key)) for run in runs}) > 1
-
-    by_model: dict[str, list[RunResult]] = {}
-    for run in runs:
-        by_model.setdefault(run.fields["model.name"], []).append(run)
-    return [
-        key
-        for key in fields
-        if key not in left_out
-        and (any(differs(key, same) for same in by_model.values()) or (key == "model.name" and len(by_model) > 1))
-    ]
+    fields = dict.fromkeys(key for run in runs for key in run.fields)
+    models = {run.fields["model.name"] for run in runs}
+    differing = {"model.name"} if len(models) > 1 else set()
+    for model in models:
+        same = [run for run in runs if run.fields["model.name"] == model]
+        differing |= {key for key in fields if len({repr(run.fields.get(key)) for run in same}) > 1}
+    return [key for key in fields if key in differing - {"seed", *config_lib.CADENCE_FIELDS}]
 
 
 def _read_run(path: Path, folder: Path) -> RunResult:
     config = config_lib.read(path / "config.json")
-    rows, summary = read_rows(path), read_summary(path)
-    metric = config.best_metric
-    validations = [row for row in rows if row["split"] == "validation" and metric in row]
-    best = max(validations, key=lambda row: (_score(metric, row[metric]), row["step"])) if validations else {}
+    rows, summary, metric = read_rows(path), read_summary(path), config.best_metric
+    values = [row[metric] for row in rows if row["split"] == "validation" and metric in row]
+    metrics = {f"validation {metric}": max(values, key=lambda value: _score(metric, value))} if values else {}
     test = evaluation_path(path, config.data.test)
     measured = json.loads(test.read_text()) if test.exists() else {}
     return RunResult(
@@ -206,8 +187,7 @@ def _read_run(path: Path, folder: Path) -> RunResult:
         best_metric=metric,
         finished=summary.get("finished", True),
         step=rows[-1]["step"] if rows else 0,
-        validation={name: x for name, x in best.items() if name not in ("step", "split", "seconds")},
-        test={name: x for name, x in measured.items() if isinstance(x, float)},
+        metrics=metrics | {f"test {name}": value for name, value in measured.items() if isinstance(value, float)},
         rows=rows,
         parameters=summary.get("parameters"),
         seconds=rows[-1].get("seconds") if rows else None,

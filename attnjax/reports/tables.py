@@ -42,12 +42,8 @@ class Row(NamedTuple):
 
 def _row(label: str, count: int, millions: str = "", gflops: str = "", operations: int = 0) -> Row:
     """`millions` and `gflops` are the paper's numbers, `operations` our multiply-adds."""
-    return Row(
-        label,
-        count,
-        Comparison(count / 1e6, millions) if millions else None,
-        Comparison(operations / 1e9, gflops) if gflops else None,
-    )
+    numbers = (count / 1e6, millions), (operations / 1e9, gflops)
+    return Row(label, count, *(Comparison(ours, paper) if paper else None for ours, paper in numbers))
 
 
 def _image_row(label, name, size, side, millions="", gflops="", num_classes=1000):
@@ -130,41 +126,30 @@ def transformer() -> Iterator[Row]:
         yield _row(label, parameters.count(params), paper)
 
 
-# name of the table -> its rows, and notes that explain the differences
-TABLES: dict[str, tuple[Callable[[], Iterator[Row]], list[str]]] = {
+# name of the table -> its rows, and lines of notes that explain the differences
+TABLES: dict[str, tuple[Callable[[], Iterator[Row]], *tuple[str, ...]]] = {
     "vit_sizes": (
         vit,
-        [
-            "The paper prints one number per width and depth. Its 86 is B/16 without the head of 1,000 classes (85.8).",
-            "Its 307 is L/32 (306.5), whose patch embedding is larger than L/16's.",
-        ],
+        "The paper prints one number per width and depth. Its 86 is B/16 without the head of 1,000 classes (85.8).",
+        "Its 307 is L/32 (306.5), whose patch embedding is larger than L/16's.",
     ),
     "swin_sizes": (
         swin,
-        [
-            "We count the multiply-adds of matrix products and convolutions only. Microsoft's flops() adds one per",
-            "LayerNorm element; `attnjax.inspection.flops.microsoft_flops` does too, and equals it exactly.",
-            "FLOPs of ViT and DeiT are within 0.4% of the paper's. For parameters of 86 and 307 see vit_sizes.",
-        ],
+        "We count the multiply-adds of matrix products and convolutions only. Microsoft's flops() adds one per",
+        "LayerNorm element; `attnjax.inspection.flops.microsoft_flops` does too, and equals it exactly.",
+        "FLOPs of ViT and DeiT are within 0.4% of the paper's. For parameters of 86 and 307 see vit_sizes.",
     ),
     "resnet_sizes": (
         resnet,
-        [
-            "50 layers and more: as in torchvision, the 3x3 convolution has the stride; in the paper the 1x1 before it",
-            "has, so that each stage's first block is cheaper. 34: projection shortcuts, as in torchvision; without",
-            "them it is 3.64.",
-        ],
+        "50 layers and more: as in torchvision, the 3x3 convolution has the stride; in the paper the 1x1 before it",
+        "has, so that each stage's first block is cheaper. 34: projection shortcuts, as in torchvision; without",
+        "them it is 3.64.",
     ),
-    "crossvit_sizes": (
-        crossvit,
-        ["The parameter counts equal those of the authors' code and of timm exactly."],
-    ),
+    "crossvit_sizes": (crossvit, "The parameter counts equal those of the authors' code and of timm exactly."),
     "transformer_sizes": (
         transformer,
-        [
-            "No vocabulary gives both of the paper's 65 and 213: base needs about 40,800 subwords for its 65, big",
-            "about 35,800 for its 213; 37,000 give 63.1 and 214.2. The differences agree: d_k=16 saves 7.1 of 65,",
-            "d_k=32 saves 4.7. With widths 256 and 1,024 and 8 heads, the paper's d_k is 32 and 128, as here.",
-        ],
+        "No vocabulary gives both of the paper's 65 and 213: base needs about 40,800 subwords for its 65, big",
+        "about 35,800 for its 213; 37,000 give 63.1 and 214.2. The differences agree: d_k=16 saves 7.1 of 65,",
+        "d_k=32 saves 4.7. With widths 256 and 1,024 and 8 heads, the paper's d_k is 32 and 128, as here.",
     ),
 }

@@ -1,26 +1,18 @@
 """The figure that illustrates `attnjax.nn.windows`: shifted windows, their regions and attention masks."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from attnjax.errors import UserError
 from attnjax.nn.windows import Pair, fit_window, partition, regions, roll, shifted_window_mask
 
-_COLORS = plt.get_cmap("Set3")  # cycled over regions; with twelve colors, neighbors differ
+_COLORS = colormaps["Set3"]  # cycled over regions; with twelve colors, neighbors differ
 
 
 def _paint(labels):
     """Returns the color of each label, (...) -> (..., 3); white for negative ones."""
     return np.where(labels[..., None] < 0, 1.0, _COLORS(labels % _COLORS.N)[..., :3])
-
-
-def _borders(labels):
-    """Returns where the label changes along each axis of a map of rectangles (H, W), including both ends."""
-    return [[0, *(np.flatnonzero(np.diff(line)) + 1), len(line)] for line in (labels[:, 0], labels[0])]
 
 
 def _draw_map(axis, labels, windows, title):
@@ -32,9 +24,9 @@ def _draw_map(axis, labels, windows, title):
     axis.set_xticks(np.arange(width + 1), minor=True)
     axis.set_yticks(np.arange(height + 1), minor=True)
     axis.grid(which="minor", color="white", lw=0.8)
-    for line, at in zip((axis.axhline, axis.axvline), _borders(windows), strict=True):
-        for position in at:
-            line(position, color="black", lw=2.5, clip_on=False)
+    for line, along in ((axis.axhline, windows[:, 0]), (axis.axvline, windows[0])):
+        for border in (0, *(np.flatnonzero(np.diff(along)) + 1), len(along)):
+            line(border, color="black", lw=2.5, clip_on=False)
     axis.tick_params(which="both", length=0)
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=10)
@@ -62,10 +54,9 @@ def windows_figure(size: Pair = (8, 8), window: int = 4) -> Figure:
     regular, cut = regions(size, pair, (0, 0)), regions(size, pair, shift)
     rolled = np.asarray(roll(cut[None, :, :, None], pair, shift))
     masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[..., 0]
-
     columns = max(3, min(len(masks), 6))
     rows = -(-len(masks) // columns)
-    figure = plt.figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.4, 2.6 * rows]).ravel()
     maps = {
         "regular windows": (regular, regular),

@@ -33,8 +33,8 @@ class Executor(Protocol):
 def trials_to_run(sweep: Sweep, retry: bool) -> Sequence[Trial]:
     """Returns the unfinished trials; with `retry` those that failed too, whose failure is cleared."""
     states = {trial: sweep.progress(trial).state for trial in sweep.trials}
-    if retry:
-        for trial in (trial for trial, state in states.items() if state == "failed"):
+    for trial, state in states.items():
+        if retry and state == "failed":
             sweep.clear_failure(trial)
     return [trial for trial, state in states.items() if state != "finished" and (retry or state != "failed")]
 
@@ -70,26 +70,18 @@ class _Board:
 
     def __init__(self, sweep: Sweep, executor: Executor, console: Console):
         self._sweep, self._executor, self._console = sweep, executor, console
-        self.live = (
-            Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-            if console.is_terminal
-            else None
-        )
+        self.live: Live | None = None
+        if console.is_terminal:
+            self.live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._finished: dict[str, Progress] = {}  # a cache: their files no longer change
         self._printed: dict[str, str] = {}  # trial -> the state last printed
-
-    def _progress(self, trial):
-        if trial.name in self._finished:
-            return self._finished[trial.name]
-        progress = self._sweep.progress(trial)
-        if progress.state == "finished":
-            self._finished[trial.name] = progress
-        return progress
 
     def show(self):
         rows = {}
         for trial in self._sweep.trials:
-            progress = self._progress(trial)
+            progress = self._finished.get(trial.name) or self._sweep.progress(trial)
+            if progress.state == "finished":
+                self._finished[trial.name] = progress
             ended = progress.state in ("finished", "failed")
             rows[trial] = (progress.state if ended else self._executor.state(trial) or progress.state), progress
         if self.live:

@@ -5,6 +5,7 @@ import dataclasses
 import getpass
 import io
 import json
+import math
 import signal
 import subprocess
 import time
@@ -92,19 +93,18 @@ class Slurm:
         self._lost_jobs = dict.fromkeys(trials, 0)
         self._missing: set[Trial] = set()  # whose jobs were not in the queue at the last poll
         self._queue: dict[str, str] = {}  # job -> state
-        self._polled: float | None = None
-        self._answered: float | None = None
+        self._polled = self._answered = -math.inf  # when SLURM was last asked, and when it last answered
 
     def poll(self) -> bool:
         """Submits trials without a job; returns whether all have ended. Queries SLURM at most every POLL_SECONDS."""
         now = time.monotonic()
-        if self._polled is not None and now - self._polled < POLL_SECONDS:
+        if now - self._polled < POLL_SECONDS:
             return not self._open
         self._polled = now
         try:
             self._queue, self._answered = _queue(), now
         except UserError:
-            if self._answered is None or now - self._answered > MAX_SILENCE:
+            if now - self._answered > MAX_SILENCE:
                 raise
             return not self._open
         self._open = [trial for trial in self._open if self._sweep.progress(trial).state not in ("finished", "failed")]
@@ -128,7 +128,6 @@ class Slurm:
         if not trials:
             return
         submitit = import_extra("submitit", "slurm")
-
         executor = submitit.SlurmExecutor(folder=self._sweep.folder / "logs" / "slurm", max_num_timeout=1000)
         executor.update_parameters(**self._parameters())
         try:
@@ -141,13 +140,9 @@ class Slurm:
 
     def _parameters(self):
         options = self._options
-        optional = {
-            "partition": options.partition,
-            "account": options.account,
-            "constraint": options.constraint,
-            "gpus_per_node": options.gpus,
-            "mem": f"{options.memory}GB" if options.memory else "",
-        }
+        memory = f"{options.memory}GB" if options.memory else ""
+        optional = {name: getattr(options, name) for name in ("partition", "account", "constraint")}
+        optional |= {"gpus_per_node": options.gpus, "mem": memory}
         return {
             "job_name": self._sweep.folder.name,
             "time": options.time,

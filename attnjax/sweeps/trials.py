@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -78,23 +77,22 @@ class Sweep:
         workdir = self.workdir(trial)
         train = [sys.executable, str(self.experiments / "train.py"), "--config", self.spec, "--workdir", str(workdir)]
         train += [f"--config.{path}={text}" for path, text in (*self.given, *_texts(trial.overrides))]
-        test = [sys.executable, str(self.experiments / "evaluate.py"), "--workdir", str(workdir)]
-        test += [f"--checkpoint={self.evaluate}"]
-        trained = read_summary(workdir).get("finished", False)
-        tested = trained and (not self.evaluate or self._is_tested(trial))
-        return [*([] if trained else [train]), *([] if tested or not self.evaluate else [test])]
-
-    def _is_tested(self, trial):
-        path = evaluation_path(self.workdir(trial), trial.config.data.test)
-        return path.exists() and json.loads(path.read_text())["checkpoint"] == self.evaluate
+        evaluate = str(self.experiments / "evaluate.py")
+        test = [sys.executable, evaluate, "--workdir", str(workdir), f"--checkpoint={self.evaluate}"]
+        if not read_summary(workdir).get("finished", False):
+            return [train, test] if self.evaluate else [train]
+        if not self.evaluate:
+            return []
+        path = evaluation_path(workdir, trial.config.data.test)
+        return [] if path.exists() and json.loads(path.read_text())["checkpoint"] == self.evaluate else [test]
 
     def progress(self, trial: Trial) -> Progress:
         """Reads a trial's progress from its files."""
         workdir, failure = self.workdir(trial), self._failure(trial)
         rows, summary = read_rows(workdir), read_summary(workdir)
         step, steps = (rows[-1]["step"] if rows else 0), summary.get("steps", 0)
-        validations = [row for row in rows if row["split"] == "validation"]
-        metric = validations[-1].get(trial.config.best_metric) if validations else None
+        validations = [row.get(trial.config.best_metric) for row in rows if row["split"] == "validation"]
+        metric = validations[-1] if validations else None
         if not self.commands(trial):
             return Progress("finished", step, steps, metric)
         if failure.exists():
@@ -160,21 +158,13 @@ def _names(overrides):
     short = short_names(path for fields in overrides for path in fields)
     names = []
     for fields in overrides:
-        name = ",".join(f"{short[path]}={_plain(text)}" for path, text in _texts(fields)) or "base"
+        plain = {short[path]: re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none" for path, text in _texts(fields)}
+        name = ",".join(f"{field}={text}" for field, text in plain.items()) or "base"
         if len(name) > MAX_NAME_LENGTH:
             digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:8]
             name = f"{name[: MAX_NAME_LENGTH - 9]}-{digest}"
         names.append(name)
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UserError(f"two trials of the sweep have the same name: {twice[0]}")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"two trials of the sweep have the same name: {name}")
     return names
-
-
-def _plain(text):
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none"
-
-
-def shown(command: Sequence[str]) -> str:
-    """Returns a command as typed in a shell."""
-    return shlex.join(["python", *command[1:]])

@@ -155,6 +155,14 @@ def test_runs_of_any_kind(write_run, tmp_path):
     assert len(render.to_html(report, "all")) > 1000
 
 
+def test_no_run_has_finished_yet(write_run, tmp_path):
+    for rate in (0.1, 0.01):
+        write_run(f"{rate}", [0.5], finished=False, optimizer__learning_rate=rate)
+    report = read([tmp_path / "runs"])
+    assert (report.groups, report.usual, report.best) == ([], {}, None)
+    assert "left out: 0.01 (step 10), 0.1 (step 10)" in render.to_markdown(report)
+
+
 def test_the_page_is_self_contained(swept, entry):
     folder, _ = swept
     (folder / "rate=0.1,seed=0" / "config.json").write_text(
