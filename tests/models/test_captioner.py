@@ -239,7 +239,7 @@ def test_an_adapter_only_where_widths_differ(encoder, adapted):
         ("captions", (), "without a source there is one memory"),
         ("sequential", ("gated",), r"should be \('plain',\), which reads both as one sequence, or two entries"),
         ("sequential", ("plain", "plain", "gated"), "or two entries"),
-        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd': did you mean 'gated'"),
+        ("sequential", ("plain", "gatd"), "unknown cross_attention 'gatd', did you mean 'gated'"),
     ],
 )
 def test_memories_and_cross_attention_must_agree(kind, cross_attention, message):

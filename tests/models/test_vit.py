@@ -124,5 +124,5 @@ def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
 
 
 def test_an_unknown_position_is_named():
-    with pytest.raises(UserError, match="unknown position of vit 'relativ': did you mean 'relative'"):
+    with pytest.raises(UserError, match="unknown position of vit 'relativ', did you mean 'relative'"):
         jax.eval_shape(ViT(**SMALL, position="relativ").init, jax.random.key(0), IMAGES)

@@ -171,5 +171,5 @@ def test_a_rate_of_a_scan_drops_as_often_as_one_that_is_known():
 
 
 def test_unknown_remat():
-    with pytest.raises(UserError, match="unknown remat 'ful': did you mean 'full'"):
+    with pytest.raises(UserError, match="unknown remat 'ful', did you mean 'full'"):
         build("vit", remat="ful").init({"params": jax.random.key(0)}, *inputs("vit"))

@@ -10,7 +10,7 @@ from attnjax.errors import UserError
     ("values", "message"),
     [
         ({"flips": True}, "unknown augmentation 'flips': did you mean 'flip'"),
-        ({"crop": "padd"}, "unknown augmentation crop 'padd': did you mean 'pad'\\? Known: none, pad, resized"),
+        ({"crop": "padd"}, "unknown augmentation crop 'padd', did you mean 'pad'\\? Known: none, pad, resized"),
         ({"erase_fill": "black"}, "Known: noise, zero"),
         ({"erase": 1.5}, "erase is 1.5: it should be a probability"),
         ({"mixup": -1}, "mixup is -1"),
