@@ -219,7 +219,7 @@ def test_small_ones_start_as_xavier():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(shift_by="roling"), "unknown shift_by of swin 'roling': .*Known: cyclic, padding"),
+        (dict(shift_by="roling"), "unknown shift_by of swin 'roling', .*Known: cyclic, padding"),
         (dict(position="relativ"), "did you mean 'relative'"),
         (dict(depths=(2, 2)), r"depths \(2, 2\) but num_heads \(2,\): both need one entry per stage"),
         (dict(window=0), "window of at least 1 token, got 0"),

@@ -226,7 +226,7 @@ def test_evaluation_masks_skipped_images(memory_source):
         ({"fields": {"channels": 2}}, "channels is 2"),
         ({"fields": {"mean": (0.5, 0.5)}}, "mean has 2 values: it should have 1"),
         ({"fields": {"std": (0.0,)}}, "std is"),
-        ({"fields": {"resize": "squash"}}, "unknown resize 'squash': Known: crop, stretch"),
+        ({"fields": {"resize": "squash"}}, "unknown resize 'squash', Known: crop, stretch"),
         ({"fields": {"interpolation": "bicubik"}}, "did you mean 'bicubic'"),
     ],
 )
