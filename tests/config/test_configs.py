@@ -103,6 +103,7 @@ TRACED += [f"multi30k_guided.py:inputs={inputs}" for inputs in ("text", "concate
 
 def prepare(config, workdir):
     """Returns the experiment of a config with a smaller model, and a batch."""
+    config.steps = config.steps or 10**6  # the warm-up is longer than an epoch of so little data
     config.model.update(SMALLER.get(config.model.name, {}))
     if config.model.name == "resnet":
         config.model.blocks = (1,) * len(config.model.blocks)
