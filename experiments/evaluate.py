@@ -5,7 +5,6 @@ python experiments/evaluate.py --workdir runs/digits [--split test] [--checkpoin
 
 import argparse
 import json
-from pathlib import Path
 
 from attnjax import cli
 from attnjax.files import write_atomically, writing
@@ -15,9 +14,8 @@ from attnjax.runs.initialise import with_overrides
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
+    cli.add_run_arguments(parser)
     parser.add_argument("--split", help="a split of the data; default: the config's data.test")
-    parser.add_argument("--checkpoint", default="best", help=cli.CHECKPOINT_HELP)
     args = cli.parse_args(parser)
     run = with_overrides(open_run(args.workdir, args.checkpoint), args.workdir, args.overrides)
     data = run.config.data

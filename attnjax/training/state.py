@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from attnjax.objectives import Objective
+
 PyTree = Any
 
 
@@ -35,7 +37,9 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def create(objective, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool) -> TrainState:
+def create(
+    objective: Objective, optimizer: optax.GradientTransformation, example: dict, seed: int, *, ema: bool
+) -> TrainState:
     """Returns the state at step 0 for batches like `example`, of ShapeDtypeStruct; by a seed."""
     init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
     params, model_state = objective.init(init_rng, example)

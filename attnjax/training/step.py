@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from attnjax.objectives import Objective
 from attnjax.training.state import TrainState
 
 PyTree = Any
@@ -23,7 +24,7 @@ class TrainStep:
     microbatches gives the same step: data parallelism is an all-reduce between the two halves.
     """
 
-    objective: Any  # see attnjax.objectives
+    objective: Objective
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     ema_decay: float = 0.0
@@ -92,6 +93,6 @@ def _update_ema(state, params, decay):
     return optax.incremental_update(params, state.ema, 1 - decay)
 
 
-def make_eval_step(objective) -> Callable[[tuple[PyTree, PyTree], dict], dict]:
+def make_eval_step(objective: Objective) -> Callable[[tuple[PyTree, PyTree], dict], dict]:
     """Returns eval_step(variables, batch) -> metrics, name -> (sum, weight), for variables (params, model_state)."""
     return lambda variables, batch: objective.evaluate(*variables, batch)
