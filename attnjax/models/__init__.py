@@ -15,15 +15,8 @@ from typing import Any, cast
 import flax.linen as nn
 
 from attnjax.errors import UserError, nearest
-from attnjax.models import crossvit, swin, vit
+from attnjax.models import cnn, crossvit, mlp, rnn, swin, transformer, vit
 from attnjax.models.captioner import Captioner
-from attnjax.models.cnn import RESNET_SIZES, LeNet, ResNet
-from attnjax.models.crossvit import CROSSVIT_SIZES, CrossViT
-from attnjax.models.mlp import MLP
-from attnjax.models.rnn import RNN
-from attnjax.models.swin import SWIN_SIZES, Swin
-from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
-from attnjax.models.vit import VIT_SIZES, ViT
 from attnjax.nn.partition import ATTENTION, CONVOLUTION, DENSE, RECURRENT, Rules
 from attnjax.nn.windows import Pair
 
@@ -48,14 +41,14 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
-    "mlp": Model(MLP, rules=DENSE),
-    "lenet": Model(LeNet, rules=CONVOLUTION),
-    "resnet": Model(ResNet, RESNET_SIZES, CONVOLUTION, formats="resnet"),
-    "vit": Model(ViT, VIT_SIZES, ATTENTION, vit.position_grids, "vit"),
-    "swin": Model(Swin, SWIN_SIZES, ATTENTION, swin.position_grids, "swin"),
-    "crossvit": Model(CrossViT, CROSSVIT_SIZES, ATTENTION, crossvit.position_grids, "crossvit"),
-    "rnn": Model(RNN, rules=RECURRENT),
-    "transformer": Model(Transformer, TRANSFORMER_SIZES, ATTENTION),
+    "mlp": Model(mlp.MLP, rules=DENSE),
+    "lenet": Model(cnn.LeNet, rules=CONVOLUTION),
+    "resnet": Model(cnn.ResNet, cnn.RESNET_SIZES, CONVOLUTION, formats="resnet"),
+    "vit": Model(vit.ViT, vit.VIT_SIZES, ATTENTION, vit.position_grids, "vit"),
+    "swin": Model(swin.Swin, swin.SWIN_SIZES, ATTENTION, swin.position_grids, "swin"),
+    "crossvit": Model(crossvit.CrossViT, crossvit.CROSSVIT_SIZES, ATTENTION, crossvit.position_grids, "crossvit"),
+    "rnn": Model(rnn.RNN, rules=RECURRENT),
+    "transformer": Model(transformer.Transformer, transformer.TRANSFORMER_SIZES, ATTENTION),
     "captioner": Model(Captioner, rules=ATTENTION + CONVOLUTION),  # of text and encoder, whose paths do not collide
 }
 
@@ -81,7 +74,8 @@ def _from_file(path, attribute):
         wrong = "has no" if found is None else "is not a linen module:"
         raise UserError(f"'{path}' {wrong} {attribute}; a model is a subclass of flax.linen.Module, or a models.Model")
     for name, field in _fields(row.module).items():
-        if field.default_factory is not dataclasses.MISSING or not (_no_default(field) or _is_plain(field.default)):
+        plain = field.default is dataclasses.MISSING or _is_plain(field.default)
+        if field.default_factory is not dataclasses.MISSING or not plain:
             raise UserError(f"{attribute} of '{path}' has a default of '{name}' that is not a number, string or tuple")
     return row
 
@@ -103,10 +97,6 @@ def _is_plain(value):
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _no_default(field):
-    return field.default is dataclasses.MISSING
-
-
 def _fields(module) -> dict[str, dataclasses.Field]:
     left_out = ("parent", "name", *DATA_FIELDS)
     return {f.name: f for f in dataclasses.fields(module) if f.init and f.name not in left_out}
@@ -121,7 +111,7 @@ def fields(name: str, size: str | None = None, **changes) -> dict[str, Any]:
     if size is not None and size not in row.sizes:
         raise UserError(f"unknown size '{size}' of {name}, {nearest(size, row.sizes)}")
     known = _fields(row.module)
-    defaults = {k: f.default for k, f in known.items() if not _no_default(f)}
+    defaults = {k: f.default for k, f in known.items() if f.default is not dataclasses.MISSING}
     chosen = {**defaults, **(row.sizes[size] if size else {}), **changes}
     for key in chosen:
         if key not in known:
@@ -160,5 +150,8 @@ def _takes(module, sizes):
 
 def build_captioner(config: Mapping[str, Any], *, freeze_encoder: bool = False, **sizes: int) -> Captioner:
     """Returns the captioner whose `encoder` and `text` are configs of `fields`; `sizes` are the text's vocabularies."""
-    encoder, text = build(config["encoder"], num_classes=0), cast(Transformer, build(config["text"], **sizes))
+    encoder, text = (
+        build(config["encoder"], num_classes=0),
+        cast(transformer.Transformer, build(config["text"], **sizes)),
+    )
     return Captioner(encoder=encoder, text=text, freeze_encoder=freeze_encoder)

@@ -124,10 +124,8 @@ class ResNet(nn.Module):
     def map(self, x, *, train: bool = False):
         """Returns the last stage's map (B, H, W, C), in `dtype`."""
         check_choice("stem", self.stem, ("cifar", "imagenet"))
-        if self.stem == "cifar":
-            x = conv(self.features[0], 3, 1, self.dtype, "stem")(x)
-        else:
-            x = conv(64, 7, 2, self.dtype, "stem")(x)
+        features, window, stride = (self.features[0], 3, 1) if self.stem == "cifar" else (64, 7, 2)
+        x = conv(features, window, stride, self.dtype, "stem")(x)
         x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
         if self.stem == "imagenet":
             x = pool(x, self.stem_pooling, window=3, stride=2, padding=1)

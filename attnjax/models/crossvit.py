@@ -4,7 +4,6 @@ In each stage both branches apply Transformer blocks; then each branch's class t
 patches and returns to its own branch. The cost of this cross-attention is linear in the number of patches.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -154,15 +153,8 @@ class CrossViT(nn.Module):
         if self.stages < 1 or max(self.depths) < 1 or min(self.depths) < 0:
             raise UserError(f"crossvit needs at least 1 stage and 1 block in it, got {self.stages} and {self.depths}")
         self.kernel_init = nn.initializers.normal(self.kernel_std) if self.kernel_std else None
-        self.options = dataclasses.replace(
-            OPTIONS,
-            dropout=self.dropout,
-            hidden_dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            attention_kernel=self.attention_kernel,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-        )
+        common = dict(activation=OPTIONS.activation, epsilon=OPTIONS.epsilon, kernel_init=self.kernel_init)
+        self.options = BlockOptions.of(self, hidden_dropout=self.dropout, **common)
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
@@ -215,27 +207,13 @@ class CrossViT(nn.Module):
 
 def _size(width, blocks, num_heads, mlp_ratio):
     """Returns a size of the paper's table 1, for 240x240 pixels."""
-    return dict(
-        patch_sizes=(12, 16),
-        image_scales=(1.0, 224 / 240),
-        widths=(width, 2 * width),
-        depths=(1, blocks),
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-    )
+    views = dict(patch_sizes=(12, 16), image_scales=(1.0, 224 / 240))
+    return dict(widths=(width, 2 * width), depths=(1, blocks), num_heads=num_heads, mlp_ratio=mlp_ratio, **views)
 
 
 def _mini(patch_sizes):
-    return dict(
-        patch_sizes=patch_sizes,
-        image_scales=(1.0, 1.0),
-        widths=(48, 96),
-        stages=2,
-        depths=(1, 2),
-        num_heads=3,
-        mlp_ratio=2.0,
-        kernel_std=0.0,
-    )
+    shape = dict(image_scales=(1.0, 1.0), widths=(48, 96), stages=2, depths=(1, 2))
+    return dict(patch_sizes=patch_sizes, num_heads=3, mlp_ratio=2.0, kernel_std=0.0, **shape)
 
 
 CROSSVIT_SIZES: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from attnjax.errors import UserError, check_choice
 from attnjax.models.vit import PatchEmbedding
 from attnjax.nn.attention import MultiHeadAttention
-from attnjax.nn.blocks import BlockOptions
-from attnjax.nn.dropout import Dropout, DropPath
+from attnjax.nn.blocks import BlockOptions, EncoderBlock
+from attnjax.nn.dropout import Dropout
 from attnjax.nn.linear import Linear
 from attnjax.nn.norm import layer_norm
 from attnjax.nn.positions import LearnedPositions
@@ -69,33 +69,17 @@ class WindowAttention(nn.Module):
         return y[:, :height, :width]
 
 
-class SwinBlock(nn.Module):
-    """Pre-norm block on a map (B, H, W, C): attention inside windows, and MLP (figure 3b)."""
+class SwinBlock(EncoderBlock):
+    """Encoder block on a map (B, H, W, C), with attention inside windows (figure 3b)."""
 
-    num_heads: int
-    mlp_dim: int
-    window: Pair
+    window: Pair = (7, 7)
     shift: Pair = (0, 0)
     shift_by: str = "cyclic"
-    relative: bool = True  # biases on the attention logits
-    options: BlockOptions = BlockOptions()
-    drop_path: float | jax.Array = 0.0
 
-    @nn.compact
-    def __call__(self, x, *, mask=None, train: bool):
-        options, grid = self.options, self.window if self.relative else None
-        inside = options.attention(self.num_heads, x.shape[-1], relative_grid=grid, name="attention")
-        attention = WindowAttention(inside, self.window, self.shift, self.shift_by)
-
-        y = options.layer_norm("norm1")(x)
-        y = attention(y, mask=mask, train=train)
-        y = Dropout(options.dropout)(y, train=train)
-        x = x + DropPath(self.drop_path)(y, train=train)
-
-        y = options.layer_norm("norm2")(x)
-        y = options.mlp(self.mlp_dim, name="mlp")(y, train=train)
-        y = Dropout(options.dropout)(y, train=train)
-        return x + DropPath(self.drop_path)(y, train=train)
+    def make_attention(self, features: int) -> WindowAttention:
+        grid = self.relative_grid
+        inside = self.options.attention(self.num_heads, features, relative_grid=grid, name="attention")
+        return WindowAttention(inside, self.window, self.shift, self.shift_by)
 
 
 class PatchMerging(nn.Module):
@@ -199,26 +183,18 @@ class Swin(nn.Module):
         shifts = [(0, 0), shift if self.shift else (0, 0)]
         masks = [shifted_window_mask(x.shape[1:3], window, s, self.shift_by) if any(s) else None for s in shifts]
         before, last = sum(self.depths[:stage]), sum(self.depths) - 1
-        options = BlockOptions(
-            dropout=self.dropout,
-            hidden_dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            activation="gelu",
-            epsilon=EPSILON,
-            attention_kernel=self.attention_kernel,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-        )
+        common = dict(hidden_dropout=self.dropout, kernel_init=self.kernel_init)
+        options = BlockOptions.of(self, activation="gelu", epsilon=EPSILON, **common)
         blocks = [
             SwinBlock(
                 self.num_heads[stage],
                 int(self.mlp_ratio * x.shape[-1]),
-                window,
-                shifts[i % 2],
-                self.shift_by,
-                relative=self.position in ("relative", "both"),
-                options=options,
-                drop_path=self.drop_path * (before + i) / max(1, last),
+                options,
+                self.drop_path * (before + i) / max(1, last),
+                relative_grid=window if self.position in ("relative", "both") else None,
+                window=window,
+                shift=shifts[i % 2],
+                shift_by=self.shift_by,
                 name=f"stage{stage + 1}_block{i + 1}",
             )
             for i in range(self.depths[stage])

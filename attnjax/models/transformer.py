@@ -107,17 +107,7 @@ class Transformer(nn.Module):
             self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (self.target_vocabulary,), "float32")
         self.source_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
         self.target_positions = Positions(self.positions, self.max_length, self.width, self.dtype)
-        options = BlockOptions(
-            dropout=self.dropout,
-            hidden_dropout=self.hidden_dropout,
-            attention_dropout=self.attention_dropout,
-            norm=self.norm,
-            activation=self.activation,
-            epsilon=self.epsilon,
-            attention_kernel=self.attention_kernel,
-            key_size=self.key_size,
-            dtype=self.dtype,
-        )
+        options = BlockOptions.of(self)
         self.encoder = [EncoderBlock(self.num_heads, self.mlp_dim, options) for _ in range(self.encoder_depth)]
         self.decoder = [
             DecoderBlock(self.width, self.num_heads, self.mlp_dim, self.cross_attention, options)

@@ -27,15 +27,10 @@ def patch_grid(image_size: Pair, patch_size: int) -> Pair:
     """Returns the rows and columns of patches; UserError if the image size is not divisible by the patch size."""
     height, width = image_size
     if height % patch_size or width % patch_size:
-        raise UserError(
-            f"image size {height}x{width} is not divisible by the patch size {patch_size}; "
-            f"the nearest that is: {_nearest_multiple(height, patch_size)}x{_nearest_multiple(width, patch_size)}"
-        )
+        nearest = "x".join(str(max(1, round(length / patch_size)) * patch_size) for length in image_size)
+        wrong = f"image size {height}x{width} is not divisible by the patch size {patch_size}"
+        raise UserError(f"{wrong}; the nearest that is: {nearest}")
     return height // patch_size, width // patch_size
-
-
-def _nearest_multiple(length, patch_size):
-    return max(1, round(length / patch_size)) * patch_size
 
 
 def position_grids(image_size: Pair, config: Mapping[str, Any]) -> dict[str, Pair]:
@@ -123,15 +118,7 @@ class ViT(nn.Module):
         elif self.position == "learned_2d":
             x = LearnedPositions2D(self.position_std, self.dtype, name="positions")(x, grid)
         x = Dropout(self.dropout)(x, train=train)
-        options = BlockOptions(
-            dropout=self.dropout,
-            hidden_dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            activation=self.activation,
-            epsilon=self.epsilon,
-            attention_kernel=self.attention_kernel,
-            dtype=self.dtype,
-        )
+        options = BlockOptions.of(self, hidden_dropout=self.dropout)
         blocks = [
             EncoderBlock(
                 self.num_heads,

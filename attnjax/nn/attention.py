@@ -4,6 +4,7 @@ Shape suffixes: B batch, Q query positions, K key and value positions, H heads, 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -110,13 +111,10 @@ class MultiHeadAttention(nn.Module):
                 f"attention kernel '{self.kernel}' needs keys as large as values, {self.head_dim} features per head, "
                 f"not key_size={self.key_size}; use auto or head_major"
             )
-        self.query, self.key, self.value = (
-            Linear((self.num_heads, size), use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
-            for size in (self.key_dim, self.key_dim, self.head_dim)
-        )
-        self.out = Linear(
-            self.features, in_axes=2, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
-        )
+        projection = partial(Linear, use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype)
+        sizes = self.key_dim, self.key_dim, self.head_dim
+        self.query, self.key, self.value = (projection((self.num_heads, size)) for size in sizes)
+        self.out = projection(self.features, in_axes=2)
         if self.relative_grid is not None:
             self.relative_positions = RelativePositions(self.num_heads)
         self.drop = Dropout(self.dropout)
@@ -131,8 +129,7 @@ class MultiHeadAttention(nn.Module):
             (q_BQHd,) = self._project(x_q, self.query)
             k_BKHd, v_BKHd = self._project(x_kv, self.key, self.value)
 
-        dropping = train and self.dropout > 0
-        wants_weights = dropping or self.is_mutable_collection("intermediates")
+        wants_weights = (train and self.dropout > 0) or self.is_mutable_collection("intermediates")
         kernel = self.kernel
         if kernel == "auto":
             kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim, biased=bias is not None)

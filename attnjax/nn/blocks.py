@@ -73,23 +73,18 @@ class BlockOptions:
     def __post_init__(self):
         check_choice("norm", self.norm, NORMS)
 
+    @classmethod
+    def of(cls, model: nn.Module, **options) -> "BlockOptions":
+        """Returns `options` and, for the others, the fields of the same names that the model has."""
+        names = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(model)}
+        return cls(**{name: getattr(model, name) for name in names} | options)
+
     def layer_norm(self, name: str | None = None) -> nn.LayerNorm:
         return layer_norm(self.epsilon, self.dtype, name)
 
-    def attention(
-        self, num_heads: int, features: int, *, relative_grid: Pair | None = None, name: str | None = None
-    ) -> MultiHeadAttention:
-        return MultiHeadAttention(
-            num_heads,
-            features,
-            key_size=self.key_size,
-            dropout=self.attention_dropout,
-            relative_grid=relative_grid,
-            kernel=self.attention_kernel,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name=name,
-        )
+    def attention(self, num_heads: int, features: int, **fields) -> MultiHeadAttention:
+        fields |= dict(key_size=self.key_size, dropout=self.attention_dropout, kernel=self.attention_kernel)
+        return MultiHeadAttention(num_heads, features, kernel_init=self.kernel_init, dtype=self.dtype, **fields)
 
     def mlp(self, hidden: int, name: str | None = None) -> MLP:
         return MLP(hidden, self.hidden_dropout, self.activation, self.dtype, self.kernel_init, name=name)
@@ -107,7 +102,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
         options, pre = self.options, self.options.norm == "pre"
-        attention = options.attention(self.num_heads, x.shape[-1], relative_grid=self.relative_grid, name="attention")
+        attention = self.make_attention(x.shape[-1])
         mlp = options.mlp(self.mlp_dim, name="mlp")
         norm1, norm2 = options.layer_norm("norm1"), options.layer_norm("norm2")
 
@@ -122,6 +117,10 @@ class EncoderBlock(nn.Module):
         y = Dropout(options.dropout)(y, train=train)
         x = x + DropPath(self.drop_path)(y, train=train)
         return x if pre else norm2(x)
+
+    def make_attention(self, features: int) -> nn.Module:
+        """Returns the self-attention, called with x, `mask` and `train`; subclasses may have another."""
+        return self.options.attention(self.num_heads, features, relative_grid=self.relative_grid, name="attention")
 
 
 class DecoderBlock(nn.Module):
@@ -161,7 +160,7 @@ class DecoderBlock(nn.Module):
         cross = zip(self.look_ups, self.look_up_norms, self.gates, memories, strict=True)
         for look_up, norm, gate, (tokens, seen) in cross:
             y = look_up(self._before(norm, x), tokens, mask=seen, train=train)
-            x = self._after(norm, x, _gated(y, gate), train)
+            x = self._after(norm, x, y, train, gate)
         y = self.mlp(self._before(self.norm3, x), train=train)
         return self._after(self.norm3, x, y, train)
 
@@ -178,7 +177,7 @@ class DecoderBlock(nn.Module):
         cross = zip(self.look_ups, self.look_up_norms, self.gates, cache["memories"], memory_masks, strict=True)
         for look_up, norm, gate, memory, seen in cross:
             y = look_up.look_up(self._before(norm, x), memory, mask=seen)
-            x = self._after(norm, x, _gated(y, gate), train=False)
+            x = self._after(norm, x, y, False, gate)
         y = self.mlp(self._before(self.norm3, x), train=False)
         return self._after(self.norm3, x, y, train=False), cache | {"self": own}
 
@@ -186,11 +185,8 @@ class DecoderBlock(nn.Module):
         """Returns the input of a sub-layer."""
         return norm(x) if self.options.norm == "pre" else x
 
-    def _after(self, norm, x, y, train):
-        """Returns the residual stream after the sub-layer's output y."""
+    def _after(self, norm, x, y, train, gate=None):
+        """Returns the residual stream after the sub-layer's output y, which the gate multiplies if there is one."""
+        y = y if gate is None else gate.astype(y.dtype) * y
         x = x + self.drop(y, train=train)
         return norm(x) if self.options.norm == "post" else x
-
-
-def _gated(y, gate):
-    return y if gate is None else gate.astype(y.dtype) * y

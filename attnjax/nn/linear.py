@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 from flax.linen.dtypes import promote_dtype
 
 
@@ -12,9 +11,8 @@ def xavier_uniform(in_axes: int) -> Callable:
     """Returns the initializer of Glorot & Bengio (2010) for a kernel whose first `in_axes` axes are contracted."""
 
     def init(key, shape, dtype):
-        axes = range(len(shape))
-        in_axis, out_axis = tuple(axes[:in_axes]), tuple(axes[in_axes:])
-        return jax.nn.initializers.xavier_uniform(in_axis=in_axis, out_axis=out_axis)(key, shape, dtype)
+        axes = tuple(range(len(shape)))
+        return nn.initializers.xavier_uniform(in_axis=axes[:in_axes], out_axis=axes[in_axes:])(key, shape, dtype)
 
     return init
 

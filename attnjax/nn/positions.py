@@ -62,8 +62,7 @@ class LearnedPositions2D(nn.Module):
             return self.param(name, nn.initializers.normal(self.std), shape, "float32")
 
         rows, columns = table("rows", h, half), table("columns", w, width - half)
-        parts = jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))
-        positions = jnp.concatenate(parts, axis=1)
+        positions = jnp.concatenate([jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))], axis=1)
         if before:
             positions = jnp.concatenate([table("class_token", before, width), positions])
         return x + positions.astype(self.dtype)
@@ -132,11 +131,7 @@ def _bicubic_antialias(old, new):
     return weights / weights.sum(1, keepdims=True)
 
 
-RESIZE_RULES = {
-    "linear_align_corners": _linear_align_corners,
-    "bicubic": _bicubic,
-    "bicubic_antialias": _bicubic_antialias,
-}
+RESIZE_RULES = dict(linear_align_corners=_linear_align_corners, bicubic=_bicubic, bicubic_antialias=_bicubic_antialias)
 
 
 def resize_grid(table, new_grid: tuple[int, int], rule: str = "bicubic_antialias"):

@@ -15,10 +15,6 @@ from attnjax.nn.linear import Linear, linear
 State = tuple[jax.Array, ...]  # (h,) or, for the LSTM, (h, c); each (B, D)
 
 
-def _elman(state, x, h):
-    return (jnp.tanh(x + h),)
-
-
 def _gru(state, x, h):
     """Gates r, z, n in torch's order; the reset gate is applied after the matrix product, as in cuDNN."""
     (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
@@ -36,7 +32,7 @@ def _lstm(state, x, h):
 
 # cell -> (gates, arrays in its state, update(state, W x, U h) -> new state)
 CELLS: dict[str, tuple[int, int, Callable]] = {
-    "rnn": (1, 1, _elman),  # Elman 1990
+    "rnn": (1, 1, lambda state, x, h: (jnp.tanh(x + h),)),  # Elman 1990
     "gru": (3, 1, _gru),  # Cho et al. 2014
     "lstm": (4, 2, _lstm),  # Hochreiter & Schmidhuber 1997
 }
@@ -90,36 +86,6 @@ class Recurrent(nn.Module):
         return outputs.swapaxes(0, 1), state
 
 
-def _softmax(scores_BS, mask_BS):
-    return jax.nn.softmax(jnp.where(mask_BS, scores_BS.astype(jnp.float32), jnp.finfo(jnp.float32).min))
-
-
-def _context(weights_BS, memory_BSM):
-    return jnp.einsum("bs,bsm->bm", weights_BS.astype(memory_BSM.dtype), memory_BSM)
-
-
-class AdditiveAttention(nn.Module):
-    """Bahdanau et al. (2015, appendix A.1.2): score = v tanh(W query + U memory)."""
-
-    features: int
-    dtype: str = "float32"
-
-    def setup(self):
-        self.query = Linear(self.features, dtype=self.dtype)
-        self.key = Linear(self.features, use_bias=False, dtype=self.dtype)
-        self.score = Linear(1, use_bias=False, dtype=self.dtype)
-
-    def keys(self, memory):
-        """Returns U memory (B, S, features) for the memory (B, S, M); it is the same at all steps."""
-        return self.key(memory)
-
-    def __call__(self, query, memory, keys, mask):
-        """Returns the context (B, M) and weights (B, S) float32, for a query (B, D), the memory and mask (B, S)."""
-        scores = self.score(jnp.tanh(self.query(query)[:, None] + keys))[..., 0]
-        weights = _softmax(scores, mask)
-        return _context(weights, memory), weights
-
-
 class DotAttention(nn.Module):
     """Luong et al. (2015, equation 8, general): score = query W memory."""
 
@@ -130,10 +96,27 @@ class DotAttention(nn.Module):
         self.key = Linear(self.features, use_bias=False, dtype=self.dtype)
 
     def keys(self, memory):
-        """Returns W memory (B, S, features) for the memory (B, S, M)."""
+        """Returns W memory (B, S, features) for the memory (B, S, M); it is the same at all steps."""
         return self.key(memory)
+
+    def scores(self, query, keys):
+        """Returns (B, S), the score of each position of the memory for a query (B, D)."""
+        return jnp.einsum("bd,bsd->bs", query, keys)
 
     def __call__(self, query, memory, keys, mask):
         """Returns the context (B, M) and weights (B, S) float32, for a query (B, D), the memory and mask (B, S)."""
-        weights = _softmax(jnp.einsum("bd,bsd->bs", query, keys), mask)
-        return _context(weights, memory), weights
+        scores = self.scores(query, keys).astype(jnp.float32)
+        weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
+        return jnp.einsum("bs,bsm->bm", weights.astype(memory.dtype), memory), weights
+
+
+class AdditiveAttention(DotAttention):
+    """Bahdanau et al. (2015, appendix A.1.2): score = v tanh(W query + U memory), with U memory the keys."""
+
+    def setup(self):
+        super().setup()
+        self.query = Linear(self.features, dtype=self.dtype)
+        self.score = Linear(1, use_bias=False, dtype=self.dtype)
+
+    def scores(self, query, keys):
+        return self.score(jnp.tanh(self.query(query)[:, None] + keys))[..., 0]

@@ -67,11 +67,6 @@ def roll(x, window: Pair, shift: Pair, fill=0):
     return jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2))
 
 
-def roll_back(x, window: Pair, shift: Pair):
-    """Undoes `roll`."""
-    return jnp.roll(x, shift, axis=(1, 2))
-
-
 def _margins(window, shift):
     """Returns the padding (before, after) along each axis that makes the shifted windows regular ones."""
     return [((w - s) % w, s) for w, s in zip(window, shift, strict=True)]
@@ -89,7 +84,7 @@ def crop(x, window: Pair, shift: Pair):
 
 
 # Rearranges a map so that its shifted windows become regular ones, and the inverse.
-SHIFTS = {"cyclic": (roll, roll_back), "padding": (surround, crop)}
+SHIFTS = {"cyclic": (roll, lambda x, window, shift: jnp.roll(x, shift, axis=(1, 2))), "padding": (surround, crop)}
 
 
 def regions(size: Pair, window: Pair, shift: Pair) -> np.ndarray:

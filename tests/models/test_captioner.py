@@ -97,9 +97,13 @@ def test_stepping_with_a_cache_equals_reading_at_once_and_all_inputs_are_read(en
     cache = jax.jit(lambda *args: model.apply(*args, length=T + 2, method="start_cache"))(variables, *inputs(batch))
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
     step = jax.jit(lambda *args: model.apply(*args, method="step"))
+    # A ResNet has no final norm: its tokens reach 150 here and the logits of the attention to them 500, where float32
+    # rounds by 3e-5. That changes the output by some 1e-5 of its size, as one ulp in the tokens does. The encoder isn't
+    # the cause: its tokens are the same bits for both, and with the adapter's kernel / 64 both agree to 2e-6.
+    atol = 5e-5 * np.abs(expected).max() if encoder == "resnet" else 1e-5
     for position in range(T):
         found, cache = step(variables, cache, batch["target"][:, position], position)
-        np.testing.assert_allclose(found, expected[:, position], atol=1e-5)
+        np.testing.assert_allclose(found, expected[:, position], atol=atol)
 
 
 def test_padding_of_the_source_is_not_seen_beside_the_image():
