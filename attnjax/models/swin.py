@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from attnjax.errors import UserError, check_choice
 from attnjax.models.vit import PatchEmbedding
 from attnjax.nn.attention import MultiHeadAttention
-from attnjax.nn.blocks import BlockOptions, EncoderBlock
-from attnjax.nn.dropout import Dropout
+from attnjax.nn.blocks import BlockOptions
+from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
 from attnjax.nn.norm import layer_norm
 from attnjax.nn.positions import LearnedPositions
@@ -69,17 +69,33 @@ class WindowAttention(nn.Module):
         return y[:, :height, :width]
 
 
-class SwinBlock(EncoderBlock):
-    """Encoder block on a map (B, H, W, C), with attention inside windows (figure 3b)."""
+class SwinBlock(nn.Module):
+    """Pre-norm block on a map (B, H, W, C): attention inside windows, and MLP (figure 3b)."""
 
-    window: Pair = (7, 7)
+    num_heads: int
+    mlp_dim: int
+    window: Pair
     shift: Pair = (0, 0)
     shift_by: str = "cyclic"
+    relative_grid: Pair | None = None  # of the attention's relative positions
+    options: BlockOptions = BlockOptions()
+    drop_path: float | jax.Array = 0.0
 
-    def make_attention(self, features: int) -> WindowAttention:
-        grid = self.relative_grid
-        inside = self.options.attention(self.num_heads, features, relative_grid=grid, name="attention")
-        return WindowAttention(inside, self.window, self.shift, self.shift_by)
+    @nn.compact
+    def __call__(self, x, *, mask=None, train: bool):
+        options, grid = self.options, self.relative_grid
+        inside = options.attention(self.num_heads, x.shape[-1], relative_grid=grid, name="attention")
+        attention = WindowAttention(inside, self.window, self.shift, self.shift_by)
+
+        y = options.layer_norm("norm1")(x)
+        y = attention(y, mask=mask, train=train)
+        y = Dropout(options.dropout)(y, train=train)
+        x = x + DropPath(self.drop_path)(y, train=train)
+
+        y = options.layer_norm("norm2")(x)
+        y = options.mlp(self.mlp_dim, name="mlp")(y, train=train)
+        y = Dropout(options.dropout)(y, train=train)
+        return x + DropPath(self.drop_path)(y, train=train)
 
 
 class PatchMerging(nn.Module):
@@ -189,12 +205,12 @@ class Swin(nn.Module):
             SwinBlock(
                 self.num_heads[stage],
                 int(self.mlp_ratio * x.shape[-1]),
-                options,
-                self.drop_path * (before + i) / max(1, last),
+                window,
+                shifts[i % 2],
+                self.shift_by,
                 relative_grid=window if self.position in ("relative", "both") else None,
-                window=window,
-                shift=shifts[i % 2],
-                shift_by=self.shift_by,
+                options=options,
+                drop_path=self.drop_path * (before + i) / max(1, last),
                 name=f"stage{stage + 1}_block{i + 1}",
             )
             for i in range(self.depths[stage])

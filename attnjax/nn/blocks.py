@@ -102,7 +102,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
         options, pre = self.options, self.options.norm == "pre"
-        attention = self.make_attention(x.shape[-1])
+        attention = options.attention(self.num_heads, x.shape[-1], relative_grid=self.relative_grid, name="attention")
         mlp = options.mlp(self.mlp_dim, name="mlp")
         norm1, norm2 = options.layer_norm("norm1"), options.layer_norm("norm2")
 
@@ -117,10 +117,6 @@ class EncoderBlock(nn.Module):
         y = Dropout(options.dropout)(y, train=train)
         x = x + DropPath(self.drop_path)(y, train=train)
         return x if pre else norm2(x)
-
-    def make_attention(self, features: int) -> nn.Module:
-        """Returns the self-attention, called with x, `mask` and `train`; subclasses may have another."""
-        return self.options.attention(self.num_heads, features, relative_grid=self.relative_grid, name="attention")
 
 
 class DecoderBlock(nn.Module):
