@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_a_step_needs_and_writes_nothing(entry, tmp_path):
     for arguments, state in (([], "(740,"), (mesh, None)):
         code, out, err = entry("train", "--config", CONFIG, "--workdir", tmp_path / "run", "--dry_run", *arguments)
         assert code == 0, err
-        for line in ("61,706 parameters", "peak memory", "GFLOP", "batch, each device", "seconds to compile"):
+        for line in ("61,706 parameters", "peak memory", "GFLOP", "batch per device", "seconds to compile"):
             assert line in out
         assert state is None or state in out
         assert not (tmp_path / "run").exists()

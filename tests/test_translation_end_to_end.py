@@ -115,11 +115,11 @@ def test_a_run_says_what_it_does(trained, rows):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(trained, entry, tmp_path, rows):
-    """Stopped after step 40 of 21 an epoch, each with its subwords drawn anew."""
+    """Stopped after step 40, in the second epoch of 21; the subwords of each epoch are drawn again."""
     workdir = tmp_path / "stopped"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "checkpoints" / "60")
-    assert "batches     21 an epoch" in (workdir / "train.log").read_text()
+    assert "batches     21 per epoch" in (workdir / "train.log").read_text()
     code, out, err = entry("train", "--workdir", workdir)
     assert code == 0, err
     assert "resumed from step 40" in out and "new run" not in out

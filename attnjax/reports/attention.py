@@ -92,9 +92,9 @@ def _intermediates(run, *inputs, **options):
 
 
 def _layers(found, kind) -> list[dict]:
-    """Returns the intermediates of the modules `kind`0, `kind`1, ..."""
-    names = [name for name in found if re.fullmatch(rf"{kind}\d+", name)]
-    return [found[name] for name in sorted(names, key=lambda name: int(name.removeprefix(kind)))]
+    """Returns the intermediates of the modules `kind`0, `kind`1, ... or, of a list in setup, `kind`_0, `kind`_1, ..."""
+    names = {int(match[1]): name for name in found if (match := re.fullmatch(rf"{kind}_?(\d+)", name))}
+    return [found[names[number]] for number in sorted(names)]
 
 
 def _teacher_forced(vocabulary, subwords):

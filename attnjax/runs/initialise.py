@@ -54,7 +54,7 @@ def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[
 def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[TrainState, list[str]]:
     """Returns `state` with `weights` fitted to the config's model and image size, and a report of what was changed."""
     fresh = flatten_dict({"params": state.params, **state.model_state}, sep="/")
-    variables, report = fit(weights, fresh, lambda size: _grids(config.model, size), tuple(config.data.image_size))
+    variables, report = fit(weights, fresh, lambda size: _grids(config.model, size), config.data.get("image_size"))
     model_state = unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in variables.items()}, sep="/")
     params = model_state.pop("params")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)

@@ -14,7 +14,9 @@ Grids = Callable[[Grid], Mapping[str, Grid]]
 BIAS_RESIZE_RULE = "bicubic"  # Microsoft's, for relative position biases
 
 
-def fit(weights: Weights, fresh: Mapping[str, Any], grids: Grids, image_size: Grid) -> tuple[dict[str, Any], list[str]]:
+def fit(
+    weights: Weights, fresh: Mapping[str, Any], grids: Grids, image_size: Grid | None
+) -> tuple[dict[str, Any], list[str]]:
     """Returns flat variables with the names and shapes of `fresh`, made of `weights`, and a report of the changes.
 
     Tables of absolute and relative positions are resized. The head stays fresh if the number of classes differs.
