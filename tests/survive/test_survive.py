@@ -20,7 +20,9 @@ import pytest
 from attnjax.runs import checksums
 from attnjax.runs.folder import open_run
 
-pytestmark = pytest.mark.thorough
+# Processes that the tests kill leave pipes open.
+LOOSE_ENDS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.thorough, LOOSE_ENDS]
 
 KILLS = 30
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits_vit.py"

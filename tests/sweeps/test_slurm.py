@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.sweeps
+# Processes that the tests kill leave pipes open.
+LOOSE_ENDS = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.sweeps, LOOSE_ENDS]
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits_lenet.py"
 

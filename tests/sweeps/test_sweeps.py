@@ -15,6 +15,9 @@ from attnjax.formatting import short_names
 from attnjax.sweeps import local, slurm, trials
 from attnjax.sweeps import runner as runner_lib
 
+# Processes that the tests kill leave pipes open.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 
 
