@@ -254,7 +254,8 @@ def _open_images(place: Path, wanted: Sequence[str], decoding: Decoding) -> Imag
     for file in wanted:
         path = file if file in there else by_name.get(file) if counts[file] == 1 else None
         if path is None:
-            several = " (several files have this name: give the path)" if counts[file] > 1 else ""
-            raise UserError(f"there is no image {file} in {place}{several}")
+            if counts[file] > 1:
+                raise UserError(f"'{place}' has {counts[file]} images named {file}: give the path of one")
+            raise UserError(f"'{place}' has no image {file}")
         paths.append(path)
     return listed_images(str(place), listing, paths, decoding)

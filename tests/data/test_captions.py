@@ -148,7 +148,7 @@ def test_shuffled_gives_no_one_its_own_image(tmp_path, part):
 TOKENS = "a.jpg#0\tA dog\nb.jpg#0\tA cat\nc.jpg#0\tmen\nd.jpg#0\tA bird\n"
 BAD_FLICKR8K = {
     "image without caption": ({"Flickr8k.token.txt": TOKENS[:14]}, "image b.jpg of split 'train' has no caption"),
-    "caption without image": ({"Flickr_8k.trainImages.txt": "gone.jpg\n"}, "there is no image gone.jpg in"),
+    "caption without image": ({"Flickr_8k.trainImages.txt": "gone.jpg\n"}, "has no image gone.jpg"),
     "blank caption": ({"Flickr8k.token.txt": TOKENS.replace("A cat", " ")}, "train b.jpg has a caption without text"),
     "no number": (
         {"Flickr8k.token.txt": "a.jpg\tA dog\n"},
@@ -178,7 +178,7 @@ BAD_OWN = {
     "three columns": ("a.jpg\tA\tdog\n", "train.tsv line 1 has 3 columns"),
     "blank line": ("a.jpg\tA dog\n\n", "train.tsv line 2 has 1 columns"),
     "no file": ("a.jpg\tA dog\n\tA cat\n", "train.tsv line 2 names no image file"),
-    "missing image": ("gone.jpg\tA dog\n", "there is no image gone.jpg in"),
+    "missing image": ("gone.jpg\tA dog\n", "has no image gone.jpg"),
     "empty": ("", "train.tsv is empty"),
 }
 
@@ -201,7 +201,7 @@ BAD_LINES = {
     "negative": ("train\t0\tb.jpg\ntrain\t-1\ta.jpg\n", "line 2: '-1' is not a line"),
     "columns": ("train\t0\n", "lines.tsv line 1 has 2 columns: it should have 3"),
     "no such split": ("val\t0\ta.jpg\n", "lines.tsv has no lines of split 'train'"),
-    "missing image": ("train\t0\tgone.jpg\n", "there is no image gone.jpg in"),
+    "missing image": ("train\t0\tgone.jpg\n", "has no image gone.jpg"),
 }
 
 
@@ -227,7 +227,7 @@ def test_bad_arguments(tmp_path):
         (dict(spec="captions:"), "is not flickr8k:FOLDER or captions:FOLDER"),
         (dict(spec=guided, **options | {"images": ""}), "nor a source of parallel text with data.images"),
         (dict(spec=guided, skip_blank=True, **options), "data.skip_blank would move the lines"),
-        (dict(spec=guided, **options | {"images": f"{tmp_path}/guided/images"}), "several files have this name"),
+        (dict(spec=guided, **options | {"images": f"{tmp_path}/guided/images"}), "2 images named a.jpg"),
     ]:
         with pytest.raises(UserError) as error:
             open_one(**given)
