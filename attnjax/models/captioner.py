@@ -10,7 +10,7 @@ from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.nn.blocks import Memory
 from attnjax.nn.linear import Linear
-from attnjax.nn.masks import padding_mask
+from attnjax.nn.masks import PAD, Mask, padding_mask
 
 
 class Captioner(nn.Module):
@@ -66,8 +66,9 @@ class Captioner(nn.Module):
                 f"text.cross_attention={tuple(kinds)}: for a source and an image it should be ('plain',), which reads "
                 "both as one sequence, or two entries, like ('plain', 'gated')"
             )
-        seen = jnp.ones((*mask.shape[:-1], tokens.shape[1]), bool)
-        return [(jnp.concatenate([words, tokens.astype(words.dtype)], 1), jnp.concatenate([mask, seen], -1))]
+        seen = jnp.ones(tokens.shape[:2], bool)
+        allowed = jnp.concatenate([source != PAD, seen], 1)[:, None, None]
+        return [(jnp.concatenate([words, tokens.astype(words.dtype)], 1), Mask(allowed))]
 
     def start_cache(self, image, source=None, *, length: int) -> dict[str, Any]:
         """Returns the KV cache for `length` steps, as `Transformer.start_cache`."""

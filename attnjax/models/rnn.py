@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from attnjax.errors import UserError, check_choice
 from attnjax.nn.dropout import Dropout
-from attnjax.nn.linear import Linear
+from attnjax.nn.linear import Linear, output_logits
 from attnjax.nn.masks import PAD
-from attnjax.nn.recurrent import AdditiveAttention, DotAttention, Recurrent
+from attnjax.nn.recurrent import AdditiveAttention, DotAttention, Recurrent, bidirectional
 
 ATTENTIONS = ("none", "dot", "additive")
 
@@ -54,6 +54,21 @@ class DecoderStep(nn.Module):
             looked_at = {"values": memory, "keys": self.look_up.keys(memory), "mask": mask}
         return {"memory": looked_at, "state": state}
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether a step reads the attention of the step before, so that steps must be computed one after another."""
+        return self.attention == "additive" or self.input_feeding
+
+    def sequence(self, state: dict[str, Any], memory: dict[str, Any], tokens, train: bool):
+        """Returns the features (B, T, F) for embedded tokens (B, T, E), of a decoder that does not `reads_attention`.
+
+        Layer by layer, so that all products but those with the layer's own state are of whole sequences.
+        """
+        x = tokens
+        for layer, start in zip(self.stack, state["layers"], strict=True):
+            x = self.drop(layer(x, start=start)[0], train=train)
+        return self._mix(x, memory) if self.attention == "dot" else x
+
     def __call__(self, state: dict[str, Any], memory: dict[str, Any], token, train: bool):
         """Returns the new state and the features (B, F), for an embedded token (B, E)."""
         x: Any = token
@@ -70,8 +85,12 @@ class DecoderStep(nn.Module):
         if self.attention == "additive":
             x = jnp.concatenate([x, context, token], -1)
         elif self.attention == "dot":
-            x = jnp.tanh(self.combine(jnp.concatenate([self._context(x, memory), x], -1)))
+            x = self._mix(x, memory)
         return {"layers": layers} | ({"fed": x} if self.input_feeding else {}), x
+
+    def _mix(self, x, memory):
+        """Returns tanh(W [context, state])."""
+        return jnp.tanh(self.combine(jnp.concatenate([self._context(x, memory), x], -1)))
 
     def _context(self, query, memory):
         context, weights = self.look_up(query, memory["values"], memory["keys"], memory["mask"])
@@ -100,8 +119,8 @@ class RNN(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        self.source_embedding = nn.Embed(self.source_vocabulary, self.embedding, self.dtype)
-        self.target_embedding = nn.Embed(self.target_vocabulary, self.embedding, self.dtype)
+        self.source_embedding = nn.Embed(self.source_vocabulary, self.embedding)
+        self.target_embedding = nn.Embed(self.target_vocabulary, self.embedding)
         self.forward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
         if self.bidirectional:
             self.backward = [Recurrent(self.cell, self.width, self.dtype) for _ in range(self.layers)]
@@ -114,7 +133,9 @@ class RNN(nn.Module):
 
     def __call__(self, source, target, *, train: bool = False):
         cache = self._start(source, train)
-        tokens = self.drop(self.target_embedding(target), train=train)
+        tokens = self.drop(self._embed(self.target_embedding, target), train=train)
+        if not self.decoder.reads_attention:
+            return self._logits(self.decoder.sequence(cache["state"], cache["memory"], tokens, train))
         scan = nn.scan(
             lambda decoder, state, memory, token: decoder(state, memory, token, train),
             variable_broadcast="params",
@@ -124,7 +145,7 @@ class RNN(nn.Module):
             out_axes=1,
         )
         _, features = scan(self.decoder, cache["state"], cache["memory"], tokens)
-        return self.output(features)
+        return self._logits(features)
 
     def start_cache(self, source, *, length: int) -> dict[str, Any]:
         """Encodes a source (B, S) and returns the state before the first token; every leaf has the batch first.
@@ -138,21 +159,28 @@ class RNN(nn.Module):
     def step(self, cache: dict[str, Any], token, position) -> tuple[jax.Array, dict[str, Any]]:
         """Returns logits (B, V) for the token after `token` (B,), and the new cache; `position` is ignored."""
         del position
-        state, features = self.decoder(cache["state"], cache["memory"], self.target_embedding(token), False)
-        return self.output(features), cache | {"state": state}
+        token = self._embed(self.target_embedding, token)
+        state, features = self.decoder(cache["state"], cache["memory"], token, False)
+        return self._logits(features), cache | {"state": state}
+
+    def _embed(self, table, tokens):
+        return table(tokens).astype(self.dtype)
+
+    def _logits(self, features):
+        kernel, bias = self.output.weights(features.shape[-1:])
+        return output_logits(features, kernel, self.dtype) + bias
 
     def _start(self, source, train):
         mask = source != PAD
-        x = self.source_embedding(source)
+        x = self._embed(self.source_embedding, source)
         states = []
         for i in range(self.layers):
             x = self.drop(x, train=train)
-            y, state = self.forward[i](x, mask)
             if self.bidirectional:
-                back, back_state = self.backward[i](x, mask, reverse=True)
-                y = jnp.concatenate([y, back], -1)
-                both = zip(state, back_state, strict=True)
-                state = tuple(jnp.tanh(self.bridge(jnp.concatenate(pair, -1)).astype(jnp.float32)) for pair in both)
-            x = y
+                x, *both = bidirectional(self.forward[i], self.backward[i], x, mask)
+                pairs = zip(*both, strict=True)
+                state = tuple(jnp.tanh(self.bridge(jnp.concatenate(pair, -1)).astype(jnp.float32)) for pair in pairs)
+            else:
+                x, state = self.forward[i](x, mask)
             states.append(state)
         return self.decoder.start(states, x, mask)

@@ -55,7 +55,7 @@ class WindowAttention(nn.Module):
         nn.share_scope(self, self.attention)
 
     def __call__(self, x, *, mask=None, train: bool = False):
-        batch, height, width, _ = x.shape
+        height, width = x.shape[1:3]
         arrange, restore = SHIFTS[self.shift_by]
         # Padding to whole windows comes before the shift, as in torchvision and Hugging Face. timm rolls first, so that
         # rows from the other end come before the padding, and the mask treats them as neighbours. Tokens attend to
@@ -63,7 +63,7 @@ class WindowAttention(nn.Module):
         y = arrange(pad_to_multiple(x, self.window), self.window, self.shift)
         size = y.shape[1:3]
         if mask is not None:
-            mask = jnp.tile(mask[:, None], (batch, 1, 1, 1))
+            mask = mask[:, None]
         y = self.attention(partition(y, self.window), mask=mask, train=train)
         y = restore(merge(y, self.window, size), self.window, self.shift)
         return y[:, :height, :width]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from attnjax.errors import UserError, check_choice
 from attnjax.nn.blocks import BlockOptions, DecoderBlock, EncoderBlock, Memory
 from attnjax.nn.dropout import Dropout
-from attnjax.nn.linear import Linear
+from attnjax.nn.linear import Linear, output_logits
 from attnjax.nn.masks import causal_mask, padding_mask, segment_mask
 from attnjax.nn.positions import SINUSOIDS, sinusoids
 from attnjax.nn.remat import apply_blocks
@@ -31,11 +31,11 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens):
         """Returns (..., D) for tokens (...) int32."""
-        return self.table.astype(self.dtype)[tokens] * self.features**0.5
+        return self.table[tokens].astype(self.dtype) * self.features**0.5
 
     def attend(self, x):
         """Returns logits (..., V) float32."""
-        return x.astype(jnp.float32) @ self.table.T
+        return output_logits(x, self.table.T, self.dtype)
 
 
 class Positions(nn.Module):
@@ -55,7 +55,7 @@ class Positions(nn.Module):
             self.table = sinusoids(self.length, self.features, self.kind)
 
     def __call__(self, x, positions):
-        return x + jnp.asarray(self.table, self.dtype)[positions]
+        return x + jnp.asarray(self.table)[positions].astype(self.dtype)
 
 
 class Transformer(nn.Module):
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
 
     def decode(self, target, memories: Sequence[Memory], *, segments=None, positions=None, train: bool = False):
         """Returns logits (B, T, V) of a target input (B, T), given one memory per entry of `cross_attention`."""
-        mask = causal_mask(target.shape[1])
+        mask = causal_mask()
         if segments is not None:
             mask = mask & segment_mask(segments, segments)
         x = self._embed(target, self.target_embedding, self.target_positions, positions, train)

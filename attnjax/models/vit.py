@@ -59,7 +59,7 @@ class PatchEmbedding(nn.Module):
 def prepend_class_token(module: nn.Module, x, init=nn.initializers.zeros):
     """Prepends `module`'s parameter "class_token" to its tokens: (B, N, D) -> (B, 1 + N, D)."""
     token = module.param("class_token", init, (1, 1, x.shape[-1]), "float32")
-    token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+    token = jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1])).astype(x.dtype)
     return jnp.concatenate([token, x], axis=1)
 
 

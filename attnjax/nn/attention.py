@@ -1,11 +1,10 @@
-"""Multi-head attention; the only module that chooses an attention kernel and a memory layout per backend.
+"""Multi-head attention; `attnjax/nn/kernels.py` chooses how it is computed.
 
 Shape suffixes: B batch, Q query positions, K key and value positions, H heads, d features per head, D model width.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,64 +12,23 @@ import jax.numpy as jnp
 
 from attnjax.errors import UserError, check_choice
 from attnjax.nn.dropout import Dropout
+from attnjax.nn.kernels import KERNELS, attention_weights, choose_kernel, fused_attention, record
 from attnjax.nn.linear import Linear, linear
+from attnjax.nn.masks import Mask
 from attnjax.nn.positions import RelativePositions
 from attnjax.nn.windows import Pair
 
 Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
 
-KERNELS = ("auto", "head_major", "xla", "cudnn")
-
-
-def choose_kernel(backend: str, dtype, head_dim: int, *, biased: bool = False) -> str:
-    """Returns the fastest attention kernel for a backend ("cpu", "gpu", "tpu"), dtype and head dimension.
-
-    CPU: explicit products on head-major (B, H, N, d) arrays, where both are plain batched matrix products; measured
-    against the alternatives by `experiments/benchmark.py layouts`. GPU in half precision: cuDNN's fused kernel on
-    token-major (B, N, H, d) arrays, but not with a bias: in training it supports none for an odd number of tokens, such
-    as Swin's 7x7 windows. Otherwise: XLA's kernel on token-major arrays.
-    """
-    if backend == "cpu":
-        return "head_major"
-    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-    fused = backend == "gpu" and half and not biased and head_dim % 8 == 0 and head_dim <= 128
-    return "cudnn" if fused else "xla"
-
-
-def attention_weights(q_BHQd, k_BHKd, *, mask=None, bias=None):
-    """Returns softmax(q k^T / sqrt(d) + bias) over keys, (B, H, Q, K) float32 (Vaswani et al. 2017, section 3.2.1).
-
-    Args:
-      q_BHQd, k_BHKd: head-major queries and keys, any float dtype.
-      mask: boolean, broadcastable to (B, H, Q, K); True = may attend. A query that may attend to no key gets zero
-        weights, with finite gradients.
-      bias: added to the scaled logits, broadcastable to (B, H, Q, K).
-    """
-    logits = (q_BHQd * q_BHQd.shape[-1] ** -0.5) @ k_BHKd.swapaxes(-1, -2)
-    logits = logits.astype(jnp.float32)
-    if bias is not None:
-        logits = logits + bias.astype(jnp.float32)
-    if mask is None:
-        return jax.nn.softmax(logits)
-    weights = jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min))
-    return jnp.where(mask, weights, 0.0)
-
-
-def fused_attention(q_BQHd, k_BKHd, v_BKHd, *, mask=None, bias=None, kernel: Any):
-    """Returns the output (B, Q, H, d) of `jax.nn.dot_product_attention`; mask and bias as in `attention_weights`."""
-    y_BQHd = jax.nn.dot_product_attention(q_BQHd, k_BKHd, v_BKHd, bias=bias, mask=mask, implementation=kernel)
-    if mask is None:
-        return y_BQHd
-    attends_BHQ = jnp.broadcast_to(mask.any(-1), (y_BQHd.shape[0], y_BQHd.shape[2], y_BQHd.shape[1]))
-    return jnp.where(attends_BHQ.swapaxes(1, 2)[..., None], y_BQHd, 0)
-
 
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2): self-attention, or cross-attention if `x_kv` is given.
 
-    Call with x_q (B, Q, D), optionally x_kv (B, K, D'), mask and bias broadcastable to (B, H, Q, K), mask True = may
-    attend; returns (B, Q, features). With the "intermediates" collection mutable, the weights (B, H, Q, K) are sown as
-    "attention" (before dropout). Active dropout needs the rng "dropout".
+    Call with x_q (B, Q, D), optionally x_kv (B, K, D'), mask and bias; returns (B, Q, features). A mask is a `Mask` or
+    a boolean array broadcastable to (B, H, Q, K), True = may attend; so is a bias. With the "intermediates" collection
+    mutable, the weights (B, H, Q, K) are sown as "attention" (before dropout). Active dropout needs the rng "dropout".
+
+    Self-attention within windows takes x_q (B, windows, N, D) and a mask broadcastable to (B, windows, H, N, N).
 
     Queries and keys have `key_size` features per head (the paper's d_k, varied in table 3 (B)), values an equal share
     of the width (d_v). Fused kernels need the two to be equal; with another `key_size` the products are explicit.
@@ -121,7 +79,7 @@ class MultiHeadAttention(nn.Module):
 
     def __call__(self, x_q, x_kv=None, *, mask=None, bias=None, train: bool = False):
         if self.relative_grid is not None:
-            relative = self._relative_bias(x_q.shape[1])
+            relative = self._relative_bias(x_q.shape[-2])
             bias = relative if bias is None else bias + relative
         if x_kv is None:
             q_BQHd, k_BKHd, v_BKHd = self._project(x_q, self.query, self.key, self.value)
@@ -129,17 +87,34 @@ class MultiHeadAttention(nn.Module):
             (q_BQHd,) = self._project(x_q, self.query)
             k_BKHd, v_BKHd = self._project(x_kv, self.key, self.value)
 
-        wants_weights = (train and self.dropout > 0) or self.is_mutable_collection("intermediates")
-        kernel = self.kernel
-        if kernel == "auto":
-            kernel = choose_kernel(jax.default_backend(), self.dtype, self.head_dim, biased=bias is not None)
-        if kernel == "head_major" or wants_weights or self.uneven:
-            q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(1, 2) for x in (q_BQHd, k_BKHd, v_BKHd))
-            weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=mask, bias=bias)
+        mask = mask if isinstance(mask, Mask) else Mask(mask)
+        kernel = self._kernel(x_q, mask, bias, train)
+        if kernel == "head_major":
+            q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(-3, -2) for x in (q_BQHd, k_BKHd, v_BKHd))
+            array = mask.array(q_BHQd.shape[-2], k_BHKd.shape[-2])
+            weights_BHQK = attention_weights(q_BHQd, k_BHKd, mask=array, bias=bias)
             self.sow("intermediates", "attention", weights_BHQK)
             weights_BHQK = self.drop(weights_BHQK, train=train)
             return self._combine(weights_BHQK, v_BHKd)
         return self.out(fused_attention(q_BQHd, k_BKHd, v_BKHd, mask=mask, bias=bias, kernel=kernel))
+
+    def _kernel(self, x_q, mask, bias, train):
+        """Returns the kernel for these inputs, and records it for the log."""
+        masked = mask.allowed is not None
+        kernel, reason = self.kernel, "as configured"
+        if kernel == "auto":
+            kernel, reason = choose_kernel(self.dtype, self.head_dim, biased=bias is not None, masked=masked)
+        explicit = [
+            (train and self.dropout > 0, "dropout acts on the attention weights"),
+            (self.is_mutable_collection("intermediates"), "the attention weights are returned"),
+            (self.uneven, "keys and values differ in size"),
+            (x_q.ndim > 3, "windows share biases and masks over the batch"),
+        ]
+        why = [why for needed, why in explicit if needed]
+        if why and kernel != "head_major":
+            kernel, reason = "head_major", why[0]
+        record(kernel, reason)
+        return kernel
 
     def start_cache(self, batch: int, length: int) -> Cache:
         """Returns an empty KV cache for `length` steps of self-attention."""
@@ -159,10 +134,11 @@ class MultiHeadAttention(nn.Module):
         seen = jnp.arange(cache["key"].shape[2]) <= position
         return self._attend_cached(q_BQHd, cache, seen), cache
 
-    def look_up(self, x_q, cache: Cache, *, mask=None):
+    def look_up(self, x_q, cache: Cache, *, mask: Mask | None = None):
         """Cross-attention from x_q (B, Q, D) to the keys and values of a memory."""
         (q_BQHd,) = self._project(x_q, self.query)
-        return self._attend_cached(q_BQHd, cache, mask)
+        array = mask.array(q_BQHd.shape[1], cache["key"].shape[2]) if mask else None
+        return self._attend_cached(q_BQHd, cache, array)
 
     def _relative_bias(self, tokens):
         bias = self.relative_positions(self.relative_grid)
@@ -173,14 +149,14 @@ class MultiHeadAttention(nn.Module):
         return self._combine(attention_weights(q_BQHd.swapaxes(1, 2), cache["key"], mask=mask), cache["value"])
 
     def _combine(self, weights_BHQK, v_BHKd):
-        return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(1, 2))
+        return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(-3, -2))
 
     def _project(self, x, *layers):
-        """Returns each layer's projection (B, N, H, d) of x; layers of one size share a single product."""
+        """Returns each layer's projection (..., H, d) of x (..., D); layers of one size share a single product."""
         if len({layer.features for layer in layers}) > 1:
             return [layer(x) for layer in layers]
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
         kernel_DPHd = jnp.stack(kernels, axis=1)
         bias_PHd = jnp.stack(biases) if self.use_bias else None
         y_BNPHd = linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)
-        return [y_BNPHd[:, :, i] for i in range(len(layers))]
+        return [y_BNPHd[..., i, :, :] for i in range(len(layers))]

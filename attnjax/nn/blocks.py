@@ -16,6 +16,7 @@ from attnjax.errors import check_choice
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
+from attnjax.nn.masks import Mask
 from attnjax.nn.norm import layer_norm
 from attnjax.nn.windows import Pair
 
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 NORMS = ("pre", "post")
 CROSS_ATTENTIONS = ("plain", "gated")
-Memory = tuple[jax.Array, jax.Array | None]  # tokens (B, S, D') and their mask, broadcastable to (B, H, T, S)
+Memory = tuple[jax.Array, Mask | None]  # tokens (B, S, D') and which of them a query may attend to
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -100,7 +101,7 @@ class EncoderBlock(nn.Module):
     relative_grid: Pair | None = None  # of the attention's relative positions
 
     @nn.compact
-    def __call__(self, x, *, mask: jax.Array | None = None, train: bool):
+    def __call__(self, x, *, mask: Mask | None = None, train: bool):
         options, pre = self.options, self.options.norm == "pre"
         attention = options.attention(self.num_heads, x.shape[-1], relative_grid=self.relative_grid, name="attention")
         mlp = options.mlp(self.mlp_dim, name="mlp")
@@ -166,7 +167,7 @@ class DecoderBlock(nn.Module):
         found = [layer.keys_and_values(memory) for layer, memory in zip(self.look_ups, memories, strict=True)]
         return {"self": own, "memories": found}
 
-    def step(self, x, cache: dict[str, Any], position, *, memory_masks: Sequence[jax.Array | None]):
+    def step(self, x, cache: dict[str, Any], position, *, memory_masks: Sequence[Mask | None]):
         """Returns (B, 1, D) and the new cache, for one token x (B, 1, D) at `position`."""
         y, own = self.attention.step(self._before(self.norm1, x), cache["self"], position)
         x = self._after(self.norm1, x, y, train=False)

@@ -39,7 +39,7 @@ class LearnedPositions(nn.Module):
     @nn.compact
     def __call__(self, x):
         table = self.param("embedding", nn.initializers.normal(self.std), (1, *x.shape[1:]), "float32")
-        return x + table.astype(self.dtype)
+        return x + jnp.broadcast_to(table, x.shape).astype(self.dtype)
 
 
 class LearnedPositions2D(nn.Module):
@@ -65,7 +65,7 @@ class LearnedPositions2D(nn.Module):
         positions = jnp.concatenate([jnp.repeat(rows, w, axis=0), jnp.tile(columns, (h, 1))], axis=1)
         if before:
             positions = jnp.concatenate([table("class_token", before, width), positions])
-        return x + positions.astype(self.dtype)
+        return x + jnp.broadcast_to(positions, x.shape).astype(self.dtype)
 
 
 class RelativePositions(nn.Module):

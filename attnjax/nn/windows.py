@@ -49,14 +49,14 @@ def pad_to_multiple(x, multiple: Pair):
 
 
 def partition(x, window: Pair):
-    """Cuts a map into its windows, row by row: (B, H, W, C) -> (B * windows, h * w, C)."""
+    """Cuts a map into its windows, row by row: (B, H, W, C) -> (B, windows, h * w, C)."""
     (batch, height, width, channels), (h, w) = x.shape, window
     x = x.reshape(batch, height // h, h, width // w, w, channels)
-    return x.swapaxes(2, 3).reshape(-1, h * w, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, h * w, channels)
 
 
 def merge(windows, window: Pair, size: Pair):
-    """Joins windows (B * windows, h * w, C) to a map (B, H, W, C) of `size`; the inverse of `partition`."""
+    """Joins windows (B, windows, h * w, C) to a map (B, H, W, C) of `size`; the inverse of `partition`."""
     (height, width), (h, w), channels = size, window, windows.shape[-1]
     x = windows.reshape(-1, height // h, width // w, h, w, channels)
     return x.swapaxes(2, 3).reshape(-1, height, width, channels)
@@ -102,7 +102,7 @@ def shifted_window_mask(size: Pair, window: Pair, shift: Pair, by: str = "cyclic
     arrange, _ = SHIFTS[by]
     padded = -(-size[0] // window[0]) * window[0], -(-size[1] // window[1]) * window[1]
     labels = jnp.asarray(regions(padded, window, shift))[None, :, :, None]
-    labels = partition(arrange(labels, window, shift, fill=-1), window)
+    labels = partition(arrange(labels, window, shift, fill=-1), window)[0]
     return labels == labels.swapaxes(1, 2)
 
 

@@ -53,7 +53,7 @@ def windows_figure(size: Pair = (8, 8), window: int = 4) -> Figure:
         raise UserError(f"windows of {window} do not divide a map of {size[0]}x{size[1]}, or do not shift on it")
     regular, cut = regions(size, pair, (0, 0)), regions(size, pair, shift)
     rolled = np.asarray(roll(cut[None, :, :, None], pair, shift))
-    masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[..., 0]
+    masks, labels = np.asarray(shifted_window_mask(size, pair, shift)), np.asarray(partition(rolled, pair))[0, ..., 0]
     columns = max(3, min(len(masks), 6))
     rows = -(-len(masks) // columns)
     figure = Figure(figsize=(2.3 * columns, 3.4 + 2.6 * rows), layout="constrained")

@@ -9,7 +9,7 @@ from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.blocks import DecoderBlock
-from attnjax.nn.masks import causal_mask
+from attnjax.nn.masks import Mask, causal_mask
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.training import state
 from attnjax.training.optimizer import make_optimizer
@@ -162,14 +162,12 @@ def test_a_row_that_may_look_at_nothing_gets_nothing(cross_attention):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, T, WIDTH)).astype(np.float32)
     memories = [rng.normal(size=(2, S, WIDTH)).astype(np.float32) for _ in cross_attention]
-    seen = np.ones((2, 1, 1, S), bool)
-    seen[1] = False
-    masks = [None] * (len(cross_attention) - 1) + [seen]
+    masks = [None] * (len(cross_attention) - 1) + [Mask(lengths=jnp.array([S, 0]))]
 
     @jax.jit
     def call(params, memories):
         pairs = list(zip(memories, masks, strict=True))
-        return block.apply(params, x, pairs, mask=causal_mask(T), train=False)
+        return block.apply(params, x, pairs, mask=causal_mask(), train=False)
 
     @jax.jit
     def stepwise(params, memories):
@@ -180,7 +178,7 @@ def test_a_row_that_may_look_at_nothing_gets_nothing(cross_attention):
         return jnp.concatenate(found, 1)
 
     pairs = [(memory, None) for memory in memories]
-    start = jax.jit(lambda: block.init(jax.random.key(0), x, pairs, mask=causal_mask(T), train=False))()
+    start = jax.jit(lambda: block.init(jax.random.key(0), x, pairs, mask=causal_mask(), train=False))()
     gates = [value for name, value in start["params"].items() if name.startswith("gate")]
     assert gates == [0.0] * cross_attention.count("gated")
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), start)

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,12 +7,14 @@ import pytest
 from attnjax.errors import UserError
 from attnjax.inspection.parameters import count
 from attnjax.models.rnn import RNN
-from attnjax.nn.recurrent import Recurrent
+from attnjax.nn.kernels import compiling_for
+from attnjax.nn.recurrent import Recurrent, bidirectional
 
 B, S, T, V = 3, 6, 5, 11
 SMALL = dict(embedding=4, width=8, dropout=0.3)
 VARIANTS = [
     dict(cell="rnn", attention="none", bidirectional=False),
+    dict(cell="gru", attention="dot", layers=2),
     dict(cell="gru", attention="additive"),
     dict(cell="lstm", attention="dot", layers=2, input_feeding=True),
     dict(cell="lstm", attention="additive", layers=2),
@@ -56,18 +59,62 @@ def test_a_layer_over_time_is_its_steps(cell):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, last)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_padding_leaves_the_state_alone(reverse):
+LENGTHS = (S, 4, 1)
+
+
+def test_padding_leaves_the_state_alone():
     x = jax.random.normal(jax.random.key(0), (B, S, 4))
     layer = Recurrent("lstm", 8)
     params = layer.init(jax.random.key(1), x)
-    mask = jnp.arange(S) < jnp.array([[S], [4], [1]])
-    outputs, state = layer.apply(params, x, mask, reverse=reverse)
-    for row, length in enumerate((S, 4, 1)):
-        alone, alone_state = layer.apply(params, x[row : row + 1, :length], reverse=reverse)
+    outputs, state = layer.apply(params, x, jnp.arange(S) < jnp.array(LENGTHS)[:, None])
+    for row, length in enumerate(LENGTHS):
+        alone, alone_state = layer.apply(params, x[row : row + 1, :length])
         np.testing.assert_allclose(outputs[row, :length], alone[0], atol=1e-6)
         np.testing.assert_array_equal(outputs[row, length:], 0)
         np.testing.assert_allclose(state[0][row], alone_state[0][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # one after the other, or both at once
+def test_the_backward_direction_reads_each_row_from_its_last_token(backend):
+    x = jax.random.normal(jax.random.key(0), (B, S, 4))
+    layers = [Recurrent("lstm", 8), Recurrent("lstm", 8)]
+    params = [layer.init(jax.random.key(i), x) for i, layer in enumerate(layers)]
+    mask = jnp.arange(S) < jnp.array(LENGTHS)[:, None]
+    with compiling_for(backend):
+        outputs, *states = bidirectional(*map(nn.Module.bind, layers, params), x, mask)
+    for row, length in enumerate(LENGTHS):
+        read = x[row : row + 1, :length]
+        for direction, (order, half) in enumerate([(slice(None), slice(0, 8)), (slice(None, None, -1), slice(8, 16))]):
+            alone, state = layers[direction].apply(params[direction], read[:, order])
+            np.testing.assert_allclose(outputs[row, :length, half], alone[0, order], atol=1e-6)
+            for ours, theirs in zip(states[direction], state, strict=True):
+                np.testing.assert_allclose(ours[row], theirs[0], atol=1e-6)
+        np.testing.assert_array_equal(outputs[row, length:], 0)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_gradients_are_those_of_the_steps(cell):
+    """The gradient that a layer computes by hand, against automatic differentiation through single steps."""
+    x = jax.random.normal(jax.random.key(0), (B, S, 4))
+    layer = Recurrent(cell, 8)
+    params = layer.init(jax.random.key(1), x)
+    start = jax.tree.map(lambda h: h + 0.3, layer.apply(params, B, method="start"))
+    mask = jnp.arange(S) < jnp.array(LENGTHS)[:, None]
+
+    def at_once(params, x, start):
+        outputs, last = layer.apply(params, x, mask, start=start)
+        return (outputs**2).sum() + sum(jnp.sin(h).sum() for h in last)
+
+    def step_by_step(params, x, start):
+        state, total = start, 0.0
+        for t in range(S):
+            new = layer.apply(params, x[:, t], state, method="step")
+            state = jax.tree.map(lambda a, b, t=t: jnp.where(mask[:, t, None], a, b), new, state)
+            total += (jnp.where(mask[:, t, None], state[0], 0) ** 2).sum()
+        return total + sum(jnp.sin(h).sum() for h in state)
+
+    gradients = [jax.jit(jax.grad(loss, (0, 1, 2)))(params, x, start) for loss in (at_once, step_by_step)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
 def test_stepping_equals_teacher_forcing(model, batch, params):

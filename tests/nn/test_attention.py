@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from attnjax.errors import UserError
-from attnjax.nn.attention import MultiHeadAttention, choose_kernel
+from attnjax.nn.attention import MultiHeadAttention
+from attnjax.nn.kernels import choose_kernel, compiling_for, fused_attention, recorded
+from attnjax.nn.masks import Mask
 
 B, Q, K, D, H = 2, 5, 7, 12, 3
 
@@ -125,13 +127,75 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(inputs):
     np.testing.assert_allclose(y, MultiHeadAttention(H, D).apply(params, x), atol=0.05)
 
 
-def test_the_kernel_follows_the_backend():
-    assert choose_kernel("cpu", "float32", 64) == "head_major"
-    assert choose_kernel("gpu", "bfloat16", 64) == "cudnn"
-    assert choose_kernel("gpu", "bfloat16", 64, biased=True) == "xla"
-    assert choose_kernel("gpu", "float32", 64) == "xla"
-    assert choose_kernel("gpu", "bfloat16", 12) == "xla"
-    assert choose_kernel("tpu", "bfloat16", 64) == "xla"
+@pytest.mark.parametrize(
+    ("backend", "dtype", "head_dim", "arrays", "kernel", "reason"),
+    [
+        ("cpu", "float32", 64, {}, "head_major", "fastest on CPUs"),
+        ("gpu", "bfloat16", 64, {}, "cudnn", "fastest on NVIDIA GPUs"),
+        ("gpu", "bfloat16", 64, {"biased": True}, "xla", "a bias is an array of all pairs of tokens"),
+        ("gpu", "bfloat16", 64, {"masked": True}, "xla", "a mask is an array of all pairs of tokens"),
+        ("gpu", "float32", 64, {}, "xla", "cuDNN has no kernel for float32"),
+        ("gpu", "bfloat16", 12, {}, "xla", "cuDNN needs a multiple of 8 features per head, at most 128, not 12"),
+        ("tpu", "bfloat16", 64, {}, "xla", "fastest on TPUs"),
+    ],
+)
+def test_the_kernel_follows_the_backend(backend, dtype, head_dim, arrays, kernel, reason):
+    with compiling_for(backend):
+        assert choose_kernel(dtype, head_dim, **arrays) == (kernel, reason)
+
+
+@pytest.mark.parametrize(
+    ("mask", "kernel", "dropout"),
+    [
+        (Mask(lengths=jnp.array([3, 5])), "cudnn", 0.0),
+        (Mask(causal=True), "cudnn", 0.0),
+        (Mask(allowed=jnp.ones((1, 1, Q, Q), bool)), "xla", 0.0),
+        (Mask(), "head_major", 0.1),
+    ],
+)
+def test_kernels_that_layers_choose_are_recorded(monkeypatch, mask, kernel, dropout):
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *_, **__: q)
+    module = MultiHeadAttention(1, 8, dropout=dropout, dtype="bfloat16")
+    x = jnp.ones((B, Q, 8))
+    params = module.init(jax.random.key(0), x)
+    with compiling_for("gpu"), recorded() as chosen:
+        module.apply(params, x, mask=mask, train=True, rngs={"dropout": jax.random.key(0)})
+    assert [name for name, _ in chosen] == [kernel]
+
+
+MASKS = {
+    "nothing": Mask(),
+    "padding": Mask(lengths=jnp.array([3, 0])),
+    "causal": Mask(causal=True),
+    "padding and causal": Mask(lengths=jnp.array([3, 5]), causal=True),
+    "array": Mask(allowed=jnp.arange(2 * 5 * 5).reshape(2, 1, 5, 5) % 3 > 0),
+}
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("name", MASKS)
+def test_cudnn_gets_padded_tokens_and_lengths_and_gives_the_outputs_of_the_other_kernel(monkeypatch, name, biased):
+    """XLA's kernel stands in for cuDNN's: it takes the same arguments, and this checks what we pass."""
+    jax_attention = jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, *, implementation, **options):
+        if implementation == "cudnn":
+            assert q.shape[1] % 2 == k.shape[1] % 2 == 0
+            for array in (options.get("mask"), options.get("bias")):
+                assert array is None or array.shape[2:] == (q.shape[1], k.shape[1])
+        return jax_attention(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    rng = np.random.default_rng(0)
+    q, k, v = jnp.asarray(rng.normal(size=(3, 2, 5, 3, 8)).astype("f"))
+    bias = jnp.asarray(rng.normal(size=(1, 3, 5, 5)).astype("f")) if biased else None
+
+    def loss(q, k, v, kernel):
+        y = fused_attention(q, k, v, mask=MASKS[name], bias=bias, kernel=kernel)
+        return (y**2).sum(), y
+
+    results = [jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v, kernel) for kernel in ("xla", "cudnn")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *results)
 
 
 def test_bad_fields_are_named(inputs):

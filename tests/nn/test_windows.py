@@ -41,18 +41,18 @@ def test_partition_is_by_row_of_windows_then_by_row_within(size, window, shift):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     windows = partition(jnp.asarray(x), window)
     down, across = size[0] // window[0], size[1] // window[1]
-    assert windows.shape == (2 * down * across, window[0] * window[1], 3)
+    assert windows.shape == (2, down * across, window[0] * window[1], 3)
     for b, (y, x_) in itertools.product(range(2), positions(size)):
-        number = (b * down + y // window[0]) * across + x_ // window[1]
+        number = y // window[0] * across + x_ // window[1]
         token = y % window[0] * window[1] + x_ % window[1]
-        np.testing.assert_array_equal(windows[number, token], x[b, y, x_])
+        np.testing.assert_array_equal(windows[b, number, token], x[b, y, x_])
     np.testing.assert_array_equal(merge(windows, window, size), x)
 
 
 def allowed_pairs(size, window, shift, by):
     """Returns the pairs of positions that may attend, (H * W, H * W), by arranging their numbers like features."""
     numbers = jnp.arange(size[0] * size[1]).reshape(1, *size, 1)
-    numbers = partition(SHIFTS[by][0](numbers, window, shift, fill=-1), window)[..., 0]
+    numbers = partition(SHIFTS[by][0](numbers, window, shift, fill=-1), window)[0, ..., 0]
     mask = np.asarray(shifted_window_mask(size, window, shift, by))
     allowed = np.zeros((size[0] * size[1],) * 2, bool)
     for tokens, may in zip(np.asarray(numbers), mask, strict=True):
@@ -84,7 +84,7 @@ def test_mask_is_that_of_microsofts_nine_slices():
     slices = (slice(0, -w), slice(-w, -s), slice(-s, None))
     for i, (rows, columns) in enumerate(itertools.product(slices, slices)):
         numbers[rows, columns] = i
-    windows = partition(numbers[None, :, :, None], (w, w))[..., 0]
+    windows = partition(numbers[None, :, :, None], (w, w))[0, ..., 0]
     expected = windows[:, :, None] == windows[:, None, :]
     np.testing.assert_array_equal(shifted_window_mask(size, (w, w), (s, s)), expected)
 
