@@ -25,6 +25,7 @@ from attnjax.inspection.cost import minimum_times, passes
 from attnjax.models.transformer import TRANSFORMER_SIZES, Transformer
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import MLP
+from attnjax.nn.kernels import resolve_precision
 from attnjax.objectives.classification import ClassificationObjective
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.reports import figures
@@ -74,7 +75,8 @@ def layouts(args) -> None:
 
 
 def _classification(config, length):
-    objective = ClassificationObjective(models.build(config.model, num_classes=10), config.label_smoothing)
+    model = models.build(config.model, num_classes=10, dtype=resolve_precision(config.precision))
+    objective = ClassificationObjective(model, config.label_smoothing)
     shape, rng = (*config.data.image_size, config.data.channels), np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(config.batch_size, *shape)).astype(np.float32),
@@ -86,7 +88,8 @@ def _classification(config, length):
 
 def _translation(config, length):
     size = config.data.vocabulary.size
-    model = models.build(config.model, source_vocabulary=size, target_vocabulary=size)
+    dtype = resolve_precision(config.precision)
+    model = models.build(config.model, dtype=dtype, source_vocabulary=size, target_vocabulary=size)
     rows = max(1, config.data.batching.max_tokens // length)
     rng = np.random.default_rng(0)
     batch = {

@@ -15,6 +15,7 @@ def _common() -> dict[str, Any]:
         "seed": 0,
         "epochs": 10.0,
         "steps": 0,  # 0: computed from epochs
+        "precision": "auto",  # of products and activations: float32, bfloat16, or auto: bfloat16 on GPUs and TPUs
         "accumulate": 1,  # gradient accumulation: microbatches per batch, one after another, to save memory
         "label_smoothing": 0.0,
         "ema_decay": 0.0,  # exponential moving average of the weights, used for evaluation; 0: off

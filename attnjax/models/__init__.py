@@ -98,14 +98,14 @@ def _is_plain(value):
 
 
 def _fields(module) -> dict[str, dataclasses.Field]:
-    left_out = ("parent", "name", *DATA_FIELDS)
+    left_out = ("parent", "name", "dtype", *DATA_FIELDS)
     return {f.name: f for f in dataclasses.fields(module) if f.init and f.name not in left_out}
 
 
 def fields(name: str, size: str | None = None, **changes) -> dict[str, Any]:
     """Returns `name` and every field of a model for a config: defaults, then the named size's, then `changes`.
 
-    The DATA_FIELDS are left out; a file's path becomes absolute. UserError for an unknown model, size or field.
+    DATA_FIELDS and `dtype` are left out; a file's path becomes absolute. UserError for an unknown model, size or field.
     """
     row = lookup(name)
     if size is not None and size not in row.sizes:
@@ -129,11 +129,12 @@ def check_image_size(config: Mapping[str, Any], image_size: Pair) -> None:
         grids(image_size, config)
 
 
-def build(config: Mapping[str, Any], **sizes: int) -> nn.Module:
+def build(config: Mapping[str, Any], *, dtype: str = "float32", **sizes: int) -> nn.Module:
     """Returns the linen module of a config made by `fields`.
 
-    `sizes` are the DATA_FIELDS of its task: `num_classes`, or `source_vocabulary` and `target_vocabulary`. UserError if
-    the model does not have them.
+    `dtype` is that of its products and activations; a module without such a field computes as it is written. `sizes`
+    are the DATA_FIELDS of its task: `num_classes`, or `source_vocabulary` and `target_vocabulary`. UserError if the
+    model does not have them.
     """
     if "name" not in config:
         raise UserError(f"the config names no model: set config.model by models.fields. Known: {', '.join(MODELS)}")
@@ -141,17 +142,18 @@ def build(config: Mapping[str, Any], **sizes: int) -> nn.Module:
     if not _takes(module, sizes):
         able = [name for name, row in MODELS.items() if _takes(row.module, sizes)]
         raise UserError(f"model '{config['name']}' is not for this task. Known: {', '.join(able)}")
-    return module(**sizes, **{k: v for k, v in fields(**config).items() if k != "name"})
+    chosen = {k: v for k, v in fields(**config).items() if k != "name"}
+    return module(**sizes, **chosen, **({"dtype": dtype} if _takes(module, {"dtype"}) else {}))
 
 
-def _takes(module, sizes):
-    return sizes.keys() <= {field.name for field in dataclasses.fields(module)}
+def _takes(module, names):
+    return set(names) <= {field.name for field in dataclasses.fields(module)}
 
 
-def build_captioner(config: Mapping[str, Any], *, freeze_encoder: bool = False, **sizes: int) -> Captioner:
+def build_captioner(
+    config: Mapping[str, Any], *, freeze_encoder: bool = False, dtype: str = "float32", **sizes: int
+) -> Captioner:
     """Returns the captioner whose `encoder` and `text` are configs of `fields`; `sizes` are the text's vocabularies."""
-    encoder, text = (
-        build(config["encoder"], num_classes=0),
-        cast(transformer.Transformer, build(config["text"], **sizes)),
-    )
+    encoder = build(config["encoder"], num_classes=0, dtype=dtype)
+    text = cast(transformer.Transformer, build(config["text"], dtype=dtype, **sizes))
     return Captioner(encoder=encoder, text=text, freeze_encoder=freeze_encoder)

@@ -1,4 +1,4 @@
-"""Attention kernels, and which one an attention layer uses; nothing else depends on the backend.
+"""Attention kernels, and which one an attention layer uses: what depends on the backend.
 
 "head_major": explicit products on head-major (..., H, N, d) arrays, where both are plain batched matrix products. It is
     the fastest on CPUs, by `experiments/benchmark.py layouts`, and the only one that returns the attention weights.
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from attnjax.errors import check_choice
 from attnjax.nn.masks import Mask
 
 KERNELS = ("auto", "head_major", "xla", "cudnn")
@@ -28,6 +29,17 @@ _chosen: contextvars.ContextVar[Counter | None] = contextvars.ContextVar("chosen
 def backend() -> str:
     """Returns the backend that is compiled for: "cpu", "gpu" or "tpu"."""
     return _backend.get() or jax.default_backend()
+
+
+def resolve_precision(name: str) -> str:
+    """Returns the dtype of products and activations that a config's `precision` names.
+
+    "auto" is bfloat16 on GPUs and TPUs and float32 on CPUs. UserError for anything but it and these two.
+    """
+    check_choice("precision", name, ("auto", "float32", "bfloat16"))
+    if name != "auto":
+        return name
+    return "float32" if backend() == "cpu" else "bfloat16"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from attnjax import models, tasks
 from attnjax.errors import UserError
+from attnjax.nn.kernels import resolve_precision
 from attnjax.tasks import Task
 from attnjax.tasks.classification import ClassificationTask
 from attnjax.training import devices as devices_lib
@@ -34,6 +35,7 @@ class Experiment:
     @classmethod
     def from_config(cls, config: ConfigDict, workdir: Path) -> "Experiment":
         """Returns the experiment with its data open for training; UserError for anything missing or impossible."""
+        config.precision = resolve_precision(config.precision)
         devices = make_devices(config)
         task = tasks.for_training(config, devices, workdir)
         steps = config.steps or math.ceil(config.epochs * task.steps_per_epoch)
@@ -44,12 +46,14 @@ class Experiment:
     @classmethod
     def from_run(cls, config: ConfigDict, workdir: Path, *, devices: Devices | None = None) -> "Experiment":
         """Returns the experiment of a run folder, to evaluate or predict with; needs no data."""
+        config.precision = resolve_precision(config.precision)
         devices = devices or make_devices(config)
         return cls(config, devices, tasks.from_run(config, devices, workdir))
 
     @classmethod
     def classifier(cls, config: ConfigDict, classes: Sequence[str], *, devices: Devices | None = None) -> "Experiment":
         """Returns the experiment of an image classifier with no data open, as converted weights need it."""
+        config.precision = resolve_precision(config.precision)
         devices = devices or make_devices(config)
         return cls(config, devices, ClassificationTask.with_classes(config, devices, tuple(classes)))
 

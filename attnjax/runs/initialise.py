@@ -23,7 +23,7 @@ from attnjax.weights.published import Weights
 # Model fields that change neither its weights nor what it computes with them in evaluation, and resizable ones.
 _FREE_FIELDS = (
     *("dropout", "attention_dropout", "drop_path", "position_std", "kernel_std"),
-    *("attention_kernel", "shift_by", "dtype", "remat", "scan", "window"),
+    *("attention_kernel", "shift_by", "remat", "scan", "window"),
 )
 RUN_RESIZE_RULE = "bicubic_antialias"
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from attnjax.errors import Diverged, WriteError
 from attnjax.inspection import parameters
+from attnjax.nn.kernels import resolve_precision
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints, check_keep, has_checkpoint
 from attnjax.runs.experiment import Experiment
@@ -30,6 +31,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     not. SIGTERM and SIGINT end it by SystemExit, after saving the last step; a resumed run is bit for bit the run that
     was never stopped. WriteError if the folder cannot be written to; Diverged if loss or gradient become non-finite.
     """
+    config.precision = resolve_precision(config.precision)
     folder.check_same_config(workdir, config)
     experiment = Experiment.from_config(config, workdir)
     folder.check_same_data(workdir, experiment.task)
@@ -142,6 +144,7 @@ class _Loop:
     def _header(self, params):
         experiment = self.experiment
         yield f"devices     {experiment.devices}"
+        yield f"precision   {experiment.config.precision}, parameters and optimizer float32"
         yield f"model       {experiment.config.model.name}, {parameters.count(params):,} parameters"
         for name, count in parameters.count_by_part(params).items():
             yield f"            {count:>12,} {name}"

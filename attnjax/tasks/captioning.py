@@ -20,6 +20,7 @@ from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabular
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as metrics
 from attnjax.metrics.cider import cider, words
+from attnjax.nn.kernels import resolve_precision
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.classification import image_transforms, make_image_format
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TextTask, TrainingPairs, run_vocabulary
@@ -73,13 +74,14 @@ class CaptioningTask(TextTask):
         """Returns the task with no data open; UserError where the model cannot take the config's batches."""
         if config.data.batching.method == "pack":
             raise UserError("data.batching.method=pack is for translation: each row here has its own image")
-        frozen, sizes = "encoder" in config.optimizer.freeze, vocabulary_sizes(vocabulary)
+        frozen = "encoder" in config.optimizer.freeze
+        dtype, sizes = resolve_precision(config.precision), vocabulary_sizes(vocabulary)
         sees: tuple[str, ...] = ("image",) if config.model.get("name") == "captioner" else ()
         model: Any
         if sees:
-            model = models.build_captioner(config.model, freeze_encoder=frozen, **sizes)
+            model = models.build_captioner(config.model, freeze_encoder=frozen, dtype=dtype, **sizes)
         else:
-            model = models.build(config.model, **sizes)
+            model = models.build(config.model, dtype=dtype, **sizes)
         reads = (*(("source",) if config.data.image_lines else ()), *sees)
         if not reads:
             raise UserError(f"a {config.model.name} cannot see images: captions need a model of captioner")

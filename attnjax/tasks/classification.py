@@ -19,6 +19,7 @@ from attnjax.data.images.sources import ImageSource, open_source
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
 from attnjax.metrics.sums import mean_over
+from attnjax.nn.kernels import resolve_precision
 from attnjax.objectives.classification import ClassificationObjective
 from attnjax.tasks.report import TestReport
 from attnjax.tasks.splits import Splits, this_shard
@@ -67,7 +68,8 @@ class ClassificationTask:
     @classmethod
     def with_classes(cls, config: ConfigDict, devices: Devices, classes: tuple[str, ...]) -> "ClassificationTask":
         """Returns the task with no data open; UserError where the model cannot take the config's images."""
-        model = models.build(config.model, num_classes=len(classes))
+        dtype = resolve_precision(config.precision)
+        model = models.build(config.model, num_classes=len(classes), dtype=dtype)
         image_format = make_image_format(config.data)
         models.check_image_size(config.model, image_format.image_size)
         return cls(

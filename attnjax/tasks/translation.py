@@ -16,6 +16,7 @@ from attnjax.data.text.sources import PairSource, open_pairs
 from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as metrics
+from attnjax.nn.kernels import resolve_precision
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.tasks.pairs import VOCABULARY_FOLDER, TextTask, TrainingPairs, run_vocabulary
 from attnjax.tasks.report import TestReport
@@ -60,7 +61,9 @@ class TranslationTask(TextTask):
     @classmethod
     def with_vocabulary(cls, config: ConfigDict, devices: Devices, vocabulary: Vocabulary) -> "TranslationTask":
         """Returns the task with no data open; UserError where the model cannot take the config's batches."""
-        model, batching = models.build(config.model, **vocabulary_sizes(vocabulary)), config.data.batching
+        dtype = resolve_precision(config.precision)
+        model = models.build(config.model, dtype=dtype, **vocabulary_sizes(vocabulary))
+        batching = config.data.batching
         if batching.method == "pack" and "source_segments" not in inspect.signature(model.__call__).parameters:
             raise UserError(f"data.batching.method=pack needs a transformer: a {config.model.name} reads on over pairs")
         if getattr(model, "max_length", batching.max_length) < batching.max_length:

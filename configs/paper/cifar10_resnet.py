@@ -21,6 +21,7 @@ def get_config(size="cifar20"):
     config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     config.data.augment.crop, config.data.augment.flip = "pad", True
     config.steps = 64_000
+    config.precision = "float32"  # as the paper
     config.optimizer.name, config.optimizer.learning_rate, config.optimizer.weight_decay = "sgd", 0.1, 1e-4
     config.optimizer.schedule, config.optimizer.boundaries = "step", (32_000, 48_000)
     config.optimizer.warmup_steps = 400 if size == "cifar110" else 0

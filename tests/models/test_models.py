@@ -12,8 +12,8 @@ from attnjax.inspection.receptive_field import receptive_fields
 from attnjax.models.cnn import pad_shortcut
 
 
-def shapes(name, image, classes, size=None, **changes):
-    model = models.build(models.fields(name, size, **changes), num_classes=classes)
+def shapes(name, image, classes, size=None, dtype="float32", **changes):
+    model = models.build(models.fields(name, size, **changes), num_classes=classes, dtype=dtype)
     return jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, *image))))
 
 

@@ -107,7 +107,7 @@ def path(tmp_path, monkeypatch):
 
 def test_a_model_of_a_file_is_built_from_its_config_alone(path, tmp_path, monkeypatch):
     config = models.fields("my/linear.py:Linear", hidden=3)
-    assert config == {"name": f"{path}:Linear", "hidden": 3, "widths": (4, 5), "dtype": "float32"}
+    assert config == {"name": f"{path}:Linear", "hidden": 3, "widths": (4, 5)}
     saved = json.loads(json.dumps(config))
     monkeypatch.chdir("/")  # as in another process that evaluates the run
     model = models.build(saved, num_classes=6)

@@ -5,7 +5,7 @@ import pytest
 
 from attnjax.errors import UserError
 from attnjax.nn.attention import MultiHeadAttention
-from attnjax.nn.kernels import choose_kernel, compiling_for, fused_attention, recorded
+from attnjax.nn.kernels import choose_kernel, compiling_for, fused_attention, recorded, resolve_precision
 from attnjax.nn.masks import Mask
 
 B, Q, K, D, H = 2, 5, 7, 12, 3
@@ -161,6 +161,17 @@ def test_kernels_that_layers_choose_are_recorded(monkeypatch, mask, kernel, drop
     with compiling_for("gpu"), recorded() as chosen:
         module.apply(params, x, mask=mask, train=True, rngs={"dropout": jax.random.key(0)})
     assert [name for name, _ in chosen] == [kernel]
+
+
+def test_precision_is_the_devices_unless_chosen():
+    found = []
+    for backend in ("cpu", "gpu", "tpu"):
+        with compiling_for(backend):
+            found.append(resolve_precision("auto"))
+    assert found == ["float32", "bfloat16", "bfloat16"]
+    assert resolve_precision("bfloat16") == "bfloat16"
+    with pytest.raises(UserError, match="unknown precision 'half'"):
+        resolve_precision("half")
 
 
 MASKS = {

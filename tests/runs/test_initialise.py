@@ -149,8 +149,8 @@ def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
 
 def test_a_run_folder_gives_its_ema(make_config, run_folder):
     path, old = run_folder(make_config(image_size=(16, 8), depth=1))
-    config = make_config(image_size=(8, 16), depth=1, dropout=0.1, dtype="bfloat16")  # the same number of patches
-    config.optimizer.name = "sgd"
+    config = make_config(image_size=(8, 16), depth=1, dropout=0.1)  # the same number of patches
+    config.optimizer.name, config.precision = "sgd", "bfloat16"
     _, state, report = start(config, 3, path)
     assert report == ["positions resized 4x2 -> 2x4 (bicubic_antialias)"]
     params, averaged = flat(state.params), flat(old.ema)

@@ -44,7 +44,7 @@ MODELS = {
 }
 
 
-def build(name, **fields):
+def build(name, dtype="float32", **fields):
     """Returns a task, and the shapes that its model is initialised with."""
     model = models.fields(**MODELS[name])
     parts = [model["encoder"], model["text"]] if name == "captioner" else [model]
@@ -52,12 +52,12 @@ def build(name, **fields):
         part.update({field: value for field, value in fields.items() if field in part})
     image, words = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32), jax.ShapeDtypeStruct((1, 4), np.int32)
     if name == "captioner":
-        built = models.build_captioner(model, freeze_encoder=False, source_vocabulary=20, target_vocabulary=20)
+        built = models.build_captioner(model, dtype=dtype, source_vocabulary=20, target_vocabulary=20)
         return SequenceObjective(built, reads=("image",)), {"image": image, "target": words}
     if name in ("rnn", "transformer"):
-        built = models.build(model, source_vocabulary=20, target_vocabulary=20)
+        built = models.build(model, dtype=dtype, source_vocabulary=20, target_vocabulary=20)
         return SequenceObjective(built), {"source": words, "target": words}
-    return ClassificationObjective(models.build(model, num_classes=5)), {"image": image}
+    return ClassificationObjective(models.build(model, num_classes=5, dtype=dtype)), {"image": image}
 
 
 def make_batch(seed):
