@@ -10,6 +10,7 @@ from pathlib import Path
 from attnjax import cli, config, distributed
 from attnjax.errors import UserError
 from attnjax.runs import dry_run, loop
+from attnjax.runs.profiling import Profile
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
     parser.add_argument("--dry_run", action="store_true", help="compile the step, print what it needs, train nothing")
+    parser.add_argument("--profile", metavar="FIRST:LAST", help="write a trace of these steps to WORKDIR/profile")
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
     distributed.start(args)
@@ -30,7 +32,8 @@ def main() -> None:
     if args.dry_run:
         dry_run.report(chosen, args.workdir)
     else:
-        loop.train(chosen, args.workdir)
+        profile = Profile.parse(args.profile, args.workdir) if args.profile else None
+        loop.train(chosen, args.workdir, profile=profile)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,31 @@ def _of_convolution(eqn):
     return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // outputs
 
 
-_COUNTS = {"dot_general": _of_product, "conv_general_dilated": _of_convolution}
+def _of_fused_attention(products):
+    def count(eqn):
+        (batch, queries, heads, features), keys = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape[1]
+        return products * batch * heads * queries * keys * features
+
+    return count
 
 
-def _total(jaxpr):
+_COUNTS = {
+    "dot_general": _of_product,
+    "conv_general_dilated": _of_convolution,
+    # cuDNN's. What its backward pass computes again does not count.
+    "dot_product_attention_fwd_wrapper": _of_fused_attention(2),
+    "dot_product_attention_bwd_wrapper": _of_fused_attention(4),
+}
+
+
+def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
+    """Returns the multiply-adds of a jaxpr's matrix products and convolutions; of a loop without a length, one turn."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _COUNTS:
             total += _COUNTS[eqn.primitive.name](eqn)
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        total += times * sum(map(_total, core.jaxprs_in_params(eqn.params)))
+        total += times * sum(map(jaxpr_multiply_adds, core.jaxprs_in_params(eqn.params)))
     return total
 
 
@@ -44,12 +59,12 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> core.Jaxpr:
 
 def multiply_adds(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Returns the multiply-adds of matrix products and convolutions for one image (H, W, C), by tracing alone."""
-    return _total(trace(model, image_shape))
+    return jaxpr_multiply_adds(trace(model, image_shape))
 
 
 def step_multiply_adds(step: Callable, *inputs) -> int:
     """Returns the multiply-adds of matrix products and convolutions in `step(*inputs)`; arrays or ShapeDtypeStructs."""
-    return _total(jax.make_jaxpr(step)(*inputs).jaxpr)
+    return jaxpr_multiply_adds(jax.make_jaxpr(step)(*inputs).jaxpr)
 
 
 def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:

@@ -26,7 +26,7 @@ def measure(experiment: Experiment) -> dict[str, Any]:
     batches.close()
 
     began = time.perf_counter()
-    compiled = devices.lower(step, state, batch).compile()
+    compiled = devices.trace(step, state, batch).lower().compile()
     seconds = time.perf_counter() - began
     rows = len(batch["mask"]) * jax.process_count() // devices.shards // step.accumulate
     return {

@@ -105,7 +105,7 @@ class RunLog:
         if self._progress is None:
             self.console.print(line, markup=False, soft_wrap=True)
         elif split == "train":
-            shown = {k: v for k, v in values.items() if k in ("loss", "accuracy") or k.endswith("_per_second")}
+            shown = {k: v for k, v in values.items() if k in ("loss", "accuracy", "mfu") or k.endswith("_per_second")}
             short = "  ".join(f"{name.replace('_per_second', '/s')} {v:.4g}" for name, v in shown.items())
             self._progress.update(self._bar, completed=step, description=short)
         else:

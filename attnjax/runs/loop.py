@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +13,22 @@ from ml_collections import ConfigDict
 
 from attnjax.errors import Diverged, WriteError
 from attnjax.inspection import parameters
+from attnjax.inspection.peaks import peak_tflops
 from attnjax.nn.kernels import resolve_precision
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints, check_keep, has_checkpoint
+from attnjax.runs.compilation import CompiledStep
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
 from attnjax.runs.locking import locked
 from attnjax.runs.log import RunLog
 from attnjax.runs.monitor import Monitor
+from attnjax.runs.profiling import Profile
 from attnjax.runs.stopping import Stop, watch_signals
 from attnjax.training.state import TrainState
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, *, profile: Profile | None = None) -> None:
     """Trains to the last step, resuming from the folder's latest intact checkpoint if there is one.
 
     Nothing is written before everything that the config asks for is known to exist and to fit; UserError if it does
@@ -43,7 +47,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     try:
         with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
             folder.check_same_config(workdir, config)  # another training may have begun and ended here meanwhile
-            _train(experiment, workdir, state, batches, notes)
+            _train(experiment, workdir, state, batches, notes, profile)
     finally:
         batches.close()
 
@@ -58,7 +62,7 @@ def _first_state(experiment, workdir):
     return devices.place(state), [*notes, *source, *changes]
 
 
-def _train(experiment, workdir, state, batches, notes):
+def _train(experiment, workdir, state, batches, notes, profile):
     config = experiment.config
     with contextlib.ExitStack() as closing:
         # To the end, as closing may wait for a save.
@@ -73,8 +77,9 @@ def _train(experiment, workdir, state, batches, notes):
                 notes = [*checkpoints.damage, f"resumed from step {start:,} of {workdir}"]
             log = RunLog(workdir, start, experiment.steps)
             closing.callback(log.close)
-            monitor = Monitor(log, experiment.task.unit, sums)
-            _Loop(experiment, workdir, checkpoints, log, monitor, stop).run(state, batches, start, notes)
+            peak = peak_tflops(jax.devices()[0].device_kind, config.precision)
+            monitor = Monitor(log, experiment.task.unit, sums, peak)
+            _Loop(experiment, workdir, checkpoints, log, monitor, stop, profile).run(state, batches, start, notes)
         except WriteError as error:
             with contextlib.suppress(WriteError):
                 checkpoints.wait()
@@ -95,6 +100,7 @@ class _Loop:
     log: RunLog
     monitor: Monitor
     stop: Stop
+    profile: Profile | None
 
     def run(self, state: TrainState, batches: Iterator, start: int, notes: list[str]) -> None:
         """Takes the steps after `start`; SystemExit if it was asked to stop."""
@@ -116,13 +122,24 @@ class _Loop:
     def _take_steps(self, state, batches, steps):
         """Returns the step at which it was stopped and saved, None after the last one."""
         config, task, monitor = self.experiment.config, self.experiment.task, self.monitor
-        train_step = self.experiment.devices.train_step(self.experiment.train_step)
         every = config.eval_every or task.steps_per_epoch
+        if self.profile:
+            self.profile.check(steps)
+        if not steps:
+            return None
+        first = next(batches)
+        train_step, feed = self._compile(state, first), itertools.chain([first], batches)
         for step in steps:
-            batch = next(batches)
+            asked = time.perf_counter()
+            batch = next(feed)
+            waited = time.perf_counter() - asked
+            if self.profile:
+                self.profile.before(step)
             state, metrics = train_step(state, batch)
+            if self.profile and self.profile.after(step, metrics):
+                self.log.message(f"profile     steps {self.profile.first} to {step}, in {self.profile.folder}")
             monitor.settle()  # the step before, while the device computes this one
-            monitor.add(step, batch, metrics)
+            monitor.add(step, batch, metrics, operations=train_step.operations(batch), waited=waited)
             last = step == steps[-1]
             if step % config.log_every == 0 or last:
                 monitor.close_window(step)
@@ -140,6 +157,18 @@ class _Loop:
             if stopped:
                 return step
         return None
+
+    def _compile(self, state, batch):
+        """Returns the training step, compiled for all shapes of batches, of which `batch` has one."""
+        shapes = self.experiment.task.batch_shapes(batch)
+        many = f"for {len(shapes)} shapes of batches" if len(shapes) > 1 else ""
+        self.log.message(f"compiling   the training step {many}".rstrip())
+        began = time.perf_counter()
+        train_step = CompiledStep(self.experiment.devices, self.experiment.train_step, state, shapes)
+        self.log.message(f"compiled    in {time.perf_counter() - began:.1f} s")
+        for (kernel, reason), layers in train_step.attention.items():
+            self.log.message(f"attention   {kernel} in {layers} layer{'s' * (layers > 1)}: {reason}")
+        return train_step
 
     def _header(self, params):
         experiment = self.experiment

@@ -90,17 +90,17 @@ class Devices:
     def train_step(self, step: TrainStep) -> Callable[[PyTree, dict], tuple[PyTree, dict]]:
         """Returns `step` compiled, (state, batch) -> (state, metrics); it donates the state, whose memory is reused."""
         compiled = self._compiled(step)
-        return lambda state, batch: compiled(state, self._global(batch))
+        return lambda state, batch: compiled(state, self.global_batch(batch))
 
-    def lower(self, step: TrainStep, state: PyTree, batch: PyTree) -> jax.stages.Lowered:
-        """Returns the training step lowered for shapes: those of the state, and of this process's share of a batch."""
+    def trace(self, step: TrainStep, state: PyTree, batch: PyTree) -> jax.stages.Traced:
+        """Returns the training step traced for shapes: those of the state, and of this process's share of a batch."""
 
         def shape(x, sharding, count=1):
             return jax.ShapeDtypeStruct((len(x) * count, *x.shape[1:]) if x.shape else (), x.dtype, sharding=sharding)
 
         state = jax.tree.map(shape, state, self.shardings(state))
         batch = jax.tree.map(lambda x: shape(x, self._rows, jax.process_count()), batch)
-        return self._compiled(step).lower(state, batch)
+        return self._compiled(step).trace(state, batch)
 
     def evaluate(self, step: Callable) -> Callable:
         """Returns `step(variables, batch)` compiled; its results are sums over the rows of a batch."""
@@ -108,7 +108,7 @@ class Devices:
         if self._maps:
             function = self._mapped(lambda variables, batch: jax.lax.psum(step(variables, batch), BATCH_AXIS), P())
         compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
-        return lambda variables, batch: compiled(self.place(variables), self._global(batch))
+        return lambda variables, batch: compiled(self.place(variables), self.global_batch(batch))
 
     def per_example(self, function: Callable) -> Callable:
         """Returns `function(variables, batch)` compiled; the leading axis of its results is the batch.
@@ -122,6 +122,15 @@ class Devices:
             self.place(variables), jax.tree.map(lambda x: _put(np.asarray(x), self._rows), batch)
         )
 
+    def global_batch(self, batch: PyTree) -> PyTree:
+        """Returns the global batch on the devices, of whose rows this process has its share."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, np.asarray(x)), batch)
+
+    @property
+    def programs(self) -> int:
+        """The number of devices that share the operations of a traced step."""
+        return 1 if self._maps else self.mesh.size
+
     @property
     def _maps(self):
         """Whether each device runs a program of its own; on one device there is nothing to map over."""
@@ -130,10 +139,6 @@ class Devices:
     @property
     def _rows(self):
         return NamedSharding(self.mesh, ROWS)
-
-    def _global(self, batch):
-        """Returns the global batch, of whose rows this process has its share."""
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, np.asarray(x)), batch)
 
     def _mapped(self, function, out_specs):
         """Returns function(replicated, batch) as a program of each device, on its share of the rows."""

@@ -231,7 +231,7 @@ def test_fsdp_leaves_each_device_its_share_of_the_state():
     sizes = {}
     for fsdp in (1, 2, 8):
         devices = devices_lib.make("jit", fsdp=fsdp, rules=models.lookup("transformer").rules)
-        plan = devices.lower(step, state, batch).compile().memory_analysis()
+        plan = devices.trace(step, state, batch).lower().compile().memory_analysis()
         sizes[fsdp] = devices.state_bytes(state)
         batch_bytes = 4 * (8 + 8) * ROWS // 8
         assert 0 <= plan.argument_size_in_bytes - sizes[fsdp] - batch_bytes < 200
