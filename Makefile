@@ -4,9 +4,10 @@ RUN ?= runs/demo
 
 VENV := .venv
 PARITY := .venv-parity
+ACCELERATORS := .venv-accelerators
 NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
 
-.PHONY: demo test lint parity survive sweeps
+.PHONY: demo test lint parity survive sweeps accelerators
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
@@ -31,6 +32,9 @@ survive: $(VENV)/ready
 sweeps: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -m sweeps
 
+accelerators: $(ACCELERATORS)/ready
+	$(ACCELERATORS)/bin/python -m pytest -m accelerators -n 2
+
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity
 
@@ -43,4 +47,9 @@ $(PARITY)/ready: requirements.txt tests/parity/requirements.txt tests/parity/req
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --quiet -r tests/parity/requirements.txt -e .
 	$(PARITY)/bin/pip install --quiet --no-deps -r tests/parity/requirements-no-deps.txt
+	@touch $@
+
+$(ACCELERATORS)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(ACCELERATORS)
+	$(ACCELERATORS)/bin/pip install --quiet -r requirements.txt -e . "jax[cuda13,tpu]"
 	@touch $@

@@ -2,6 +2,7 @@
 
 python experiments/train.py --config configs/digits_vit.py --workdir runs/digits [--config.seed=1 ...]
 python experiments/train.py ... --dry_run    # compiles the step and prints what it needs
+python experiments/train.py ... --dry_run --target h100:8    # the same for hardware that this machine does not have
 """
 
 import argparse
@@ -11,6 +12,7 @@ from attnjax import cli, config, distributed
 from attnjax.errors import UserError
 from attnjax.runs import dry_run, loop
 from attnjax.runs.profiling import Profile
+from attnjax.runs.targets import find_target
 
 
 def main() -> None:
@@ -18,6 +20,7 @@ def main() -> None:
     parser.add_argument("--config", help="a config file, FILE.py[:argument=value,...]; default: the run folder's own")
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
     parser.add_argument("--dry_run", action="store_true", help="compile the step, print what it needs, train nothing")
+    parser.add_argument("--target", help="with --dry_run: compile for h100:N, a100:N or a TPU slice like v5e:2x4")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="write a trace of these steps to WORKDIR/profile")
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
@@ -30,7 +33,10 @@ def main() -> None:
         raise UserError(f"--config is needed: '{args.workdir}' holds no run to resume")
     config.override(chosen, args.overrides)
     if args.dry_run:
-        dry_run.report(chosen, args.workdir)
+        target = find_target(args.target) if args.target else None
+        dry_run.report(chosen, args.workdir, target=target)
+    elif args.target:
+        raise UserError("--target is for --dry_run: nothing can be trained on hardware that is not here")
     else:
         profile = Profile.parse(args.profile, args.workdir) if args.profile else None
         loop.train(chosen, args.workdir, profile=profile)

@@ -1,5 +1,7 @@
 """Cost of functions on this machine's device: measured run time, and peak memory according to the compiler."""
 
+import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +39,25 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
     plan = compiled.memory_analysis()
     assert plan is not None  # every backend we run on reports it
     return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+
+
+_COLLECTIVES = r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?"
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+
+
+def communication(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes that each kind of collective operation brings to a device: kind -> bytes.
+
+    From the compiled program; an operation inside a loop counts once.
+    """
+    total: dict[str, int] = {}
+    for line in re.findall(rf"= (.+? {_COLLECTIVES})\(", compiled.as_text() or ""):
+        shapes = re.findall(r"(\w+)\[([\d,]*)\]", line[0])
+        if line[2]:  # an asynchronous operation's operands are listed before its results
+            shapes = shapes[len(shapes) // 2 :]
+        sizes = (math.prod(map(int, filter(None, shape.split(",")))) * _BYTES.get(kind, 4) for kind, shape in shapes)
+        total[line[1]] = total.get(line[1], 0) + sum(sizes)
+    return total
 
 
 def passes(layer: nn.Module, **inputs) -> dict[str, Callable]:

@@ -33,10 +33,10 @@ class Experiment:
     steps: int = 0
 
     @classmethod
-    def from_config(cls, config: ConfigDict, workdir: Path) -> "Experiment":
+    def from_config(cls, config: ConfigDict, workdir: Path, *, devices: Devices | None = None) -> "Experiment":
         """Returns the experiment with its data open for training; UserError for anything missing or impossible."""
         config.precision = resolve_precision(config.precision)
-        devices = make_devices(config)
+        devices = devices or make_devices(config)
         task = tasks.for_training(config, devices, workdir)
         steps = config.steps or math.ceil(config.epochs * task.steps_per_epoch)
         if steps <= 0:
@@ -82,7 +82,7 @@ class Experiment:
         return jax.eval_shape(self.create_state)
 
 
-def make_devices(config: ConfigDict) -> Devices:
-    """Returns all devices as the config's `parallel` group says, with the sharding rules of its model."""
+def make_devices(config: ConfigDict, over: tuple[jax.Device, ...] = ()) -> Devices:
+    """Returns all devices, or those of `over`, as the `parallel` group says, with the sharding rules of the model."""
     rules = models.lookup(config.model.name).rules if "name" in config.model else None  # `models.build` refuses it
-    return devices_lib.make(**config.parallel, rules=rules)
+    return devices_lib.make(**config.parallel, rules=rules, over=over)

@@ -35,7 +35,8 @@ KINDS = ("pmap", "jit")
 class Devices:
     """All devices of all processes as a mesh of `data` x `fsdp` x `tensor`; made by `make`.
 
-    rules: sharding rules of the model's parameters; None: the general rule of `sharding.spec`.
+    rules: sharding rules of the model's parameters; None: the general rule of `sharding.spec`. over: other devices than
+    this machine's, which can be compiled for but not run on.
     """
 
     kind: str
@@ -43,11 +44,12 @@ class Devices:
     fsdp: int = 1
     tensor: int = 1
     rules: Rules | None = ()
+    over: tuple[jax.Device, ...] = ()
 
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         sizes = (self.data, self.fsdp, self.tensor)
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(sizes))
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=self.over or None)
 
     @property
     def shards(self) -> int:
@@ -56,13 +58,13 @@ class Devices:
 
     def __str__(self) -> str:
         """Returns one line on the devices and how a batch is spread over them."""
-        device = jax.devices()[0]
+        device = self.mesh.devices.flat[0]
         if self.kind == "jit":
             spread = f"jit on a mesh of data {self.data} x fsdp {self.fsdp} x tensor {self.tensor}"
         else:
             spread = "jit, one device" if self.data == 1 else f"pmap, data parallel over {self.data}"
         processes = jax.process_count()
-        return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {spread}, {processes} process(es)"
+        return f"{self.mesh.size} x {device.device_kind} ({device.platform}), {spread}, {processes} process(es)"
 
     # Where arrays are
 
@@ -178,21 +180,31 @@ def _put(x, sharding):
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def make(kind: str = "pmap", data: int = 0, fsdp: int = 1, tensor: int = 1, *, rules: Rules | None = ()) -> Devices:
-    """Returns all devices as a mesh; `data` is the number that the other axes leave where it is 0.
+def make(
+    kind: str = "pmap",
+    data: int = 0,
+    fsdp: int = 1,
+    tensor: int = 1,
+    *,
+    rules: Rules | None = (),
+    over: tuple[jax.Device, ...] = (),
+) -> Devices:
+    """Returns all devices, or those `over` which it is to be, as a mesh.
+
+    `data` is the number that the other axes leave where it is 0.
 
     UserError for an unknown kind, and for sizes that do not fit the devices.
     """
     if kind not in KINDS:
         raise UserError(f"unknown parallel.kind '{kind}', {nearest(kind, KINDS)}")
-    devices, sizes = jax.device_count(), {"data": data, "fsdp": fsdp, "tensor": tensor}
+    devices, sizes = len(over) or jax.device_count(), {"data": data, "fsdp": fsdp, "tensor": tensor}
     if kind == "pmap":
         for axis in ("fsdp", "tensor"):
             if sizes[axis] != 1:
                 raise UserError(f"parallel.{axis}={sizes[axis]} needs parallel.kind=jit: pmap is data parallel alone")
         if data not in (0, devices):
             raise UserError(f"parallel.data={data}: pmap takes all {devices} devices, as 0 does")
-        return Devices(kind, devices)
+        return Devices(kind, devices, over=over)
     for axis, size in sizes.items():
         if size < (0 if axis == "data" else 1):
             raise UserError(f"parallel.{axis}={size}: it should be 1 or more{', or 0' if axis == 'data' else ''}")
@@ -200,9 +212,9 @@ def make(kind: str = "pmap", data: int = 0, fsdp: int = 1, tensor: int = 1, *, r
     if math.prod(sizes.values()) != devices:
         names = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
         raise UserError(f"config.parallel asks for a mesh of {names}, but there are {devices} devices")
-    if jax.local_device_count() % tensor:
+    if not over and jax.local_device_count() % tensor:
         raise UserError(f"parallel.tensor={tensor} does not divide the {jax.local_device_count()} devices of a process")
-    return Devices(kind, **sizes, rules=rules)
+    return Devices(kind, **sizes, rules=rules, over=over)
 
 
 def rows_multiple(devices: Devices, accumulate: int = 1) -> int:

@@ -11,9 +11,10 @@ from num2words import num2words
 from PIL import Image
 
 from attnjax import config as config_lib
-from attnjax import models
+from attnjax import decoding, models
 from attnjax.data.builders import symbols
 from attnjax.inspection import flops
+from attnjax.nn.kernels import compiling_for, recorded
 from attnjax.runs.experiment import Experiment
 from attnjax.sweeps import trials
 from attnjax.tasks.translation import TranslationTask
@@ -121,6 +122,42 @@ def test_config_takes_a_step(spec, tmp_path, monkeypatch):
     after, metrics = jax.jit(experiment.train_step)(experiment.create_state(), batch)
     assert after.step == 1 and np.isfinite(metrics["loss"][0])
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+def programs(experiment, batch):
+    """Returns what a run of the experiment compiles: name -> traced training step, evaluation and decoding."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    state, objective = experiment.state_shapes(), experiment.task.objective
+    variables = (state.params, state.model_state)
+    traced = {
+        "training step": jax.jit(experiment.train_step).trace(state, shapes),
+        "evaluation": jax.jit(objective.evaluate).trace(*variables, shapes),
+    }
+    if hasattr(objective, "generate"):
+        options = decoding.Options(max_length=4, beam_size=2)
+        generate = jax.jit(lambda *inputs: objective.generate(*inputs, options))
+        traced["decoding"] = generate.trace(*variables, shapes)
+    return traced
+
+
+@pytest.mark.accelerators
+@pytest.mark.parametrize(("backend", "platform"), [("gpu", "cuda"), ("tpu", "tpu")])
+@pytest.mark.parametrize("spec", SPECS)
+def test_config_lowers_for_an_accelerator(spec, backend, platform, tmp_path, monkeypatch):
+    """On one device, in both precisions; no device is needed."""
+    monkeypatch.setattr(symbols, "SIZES", {"train": 300, "validation": 10, "test": 10})
+    for precision in ("bfloat16", "float32"):
+        config, folder = config_lib.load(str(FOLDER / spec)), tmp_path / precision
+        config.precision = precision
+        folder.mkdir()
+        with compiling_for(backend), recorded() as attention:
+            for name, traced in programs(*prepare(config, folder)).items():
+                assert traced.lower(lowering_platforms=(platform,)).as_text(), name
+        kernels = {kernel for kernel, _ in attention}
+        if backend == "gpu" and precision == "bfloat16" and config.model.name in ("vit", "crossvit", "transformer"):
+            assert "cudnn" in kernels or config.model.get("attention_dropout")
+        if precision == "float32":
+            assert "cudnn" not in kernels
 
 
 def test_config_imports_its_base_from_any_directory(tmp_path, monkeypatch):
