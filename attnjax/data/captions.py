@@ -16,7 +16,7 @@ from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.folders import list_images
 from attnjax.data.images.format import ImageFormat, check_channels
 from attnjax.data.images.pipeline import training_batch
-from attnjax.data.images.sources import Decoding, ImageSource, listed_images
+from attnjax.data.images.sources import MAX_SKIPPED, Decoding, ImageSource, listed_images
 from attnjax.data.splits import Split, check_split
 from attnjax.data.text.pipeline import Attach, Batch
 from attnjax.data.text.sources import PairSource, open_pairs
@@ -71,6 +71,7 @@ class CaptionOptions:
         data_dir: where TFDS data sets of parallel text are prepared.
         channels: of the decoded images, 1 (grey) or 3 (RGB).
         skip_corrupt: log corrupt images and mask them, instead of raising.
+        max_skipped: the share of corrupt images above which it is an error all the same.
         skip_blank: leave out blank captions, instead of raising.
     """
 
@@ -80,6 +81,7 @@ class CaptionOptions:
     data_dir: str = ""
     channels: int = 3
     skip_corrupt: bool = False
+    max_skipped: float = MAX_SKIPPED
     skip_blank: bool = False
 
     def __post_init__(self):
@@ -119,9 +121,10 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
         parallel_text = "a source of parallel text with data.images and data.image_lines"
         raise UserError(f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor {parallel_text}")
     examples = examples[slice(*part.bounds(len(examples)))]
+    decoding = Decoding(options.channels, options.skip_corrupt, options.max_skipped)
     return CaptionSource(
         options.languages,
-        _open_images(images, [example.file for example in examples], Decoding(options.channels, options.skip_corrupt)),
+        _open_images(images, [example.file for example in examples], decoding),
         [example.source for example in examples] if parallel else None,
         [example.texts for example in examples],
         lambda index: examples[index].name,

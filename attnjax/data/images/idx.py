@@ -9,6 +9,7 @@ from attnjax.data.splits import check_split
 from attnjax.errors import UserError
 
 _PREFIX = {"train": "train", "test": "t10k"}
+IDX_SPLITS = tuple(_PREFIX)
 
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Path]:

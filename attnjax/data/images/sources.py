@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from attnjax.data.fingerprint import digest, file_sizes
+from attnjax.data.fingerprint import digest, file_contents
 from attnjax.data.images.decode import DAMAGE, decode_image
-from attnjax.data.images.folders import Listing, class_folders, list_images
+from attnjax.data.images.folders import Listing, class_folders, folder_splits, list_images, within
 from attnjax.data.images.format import Images, check_channels
-from attnjax.data.images.idx import read_split
+from attnjax.data.images.idx import IDX_SPLITS, read_split
 from attnjax.data.splits import Split, check_split
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
+from attnjax.files import reason
 
 CACHE_BYTES = 2**30
+MAX_SKIPPED = 0.1
 Load = Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
 
 
@@ -27,8 +29,8 @@ class ImageSource:
 
     `load(indices)` returns `(images, labels, mask)`: images uint8, either one array `(B, H, W, C)` or a list of
     `(H, W, C)` of different sizes; labels int32 `(B,)`; mask bool `(B,)`, False for a corrupt image that was skipped.
-    `name(index)` is where an image comes from, for messages. `content()` is a digest of what is known without decoding:
-    the files' names, labels and sizes; of IDX files their full contents.
+    `name(index)` is where an image comes from, for messages. `content()` is a digest of the files' names, labels and
+    contents (of very many files, a sample of them); UserError if one cannot be read.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +51,7 @@ def open_source(
     data_dir: str = "",
     channels: int = 3,
     skip_corrupt: bool = False,
+    max_skipped: float = MAX_SKIPPED,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSource:
     """Opens the labelled images of a data set.
@@ -63,7 +66,9 @@ def open_source(
 
     Images are converted to grey for 1 of `channels` or RGB for 3. Up to `cache_bytes` of decoded images are kept in
     memory. With `skip_corrupt`, a corrupt image is logged once and has mask False; otherwise `load` raises UserError.
-    `open_source` raises it for an unknown spec or split, and for unreadable or empty data.
+    It always does if several images, more than the share `max_skipped` of all, are corrupt, or a file cannot be read,
+    which says nothing about its content. `open_source` raises it for an unknown spec or split, and for unreadable or
+    empty data.
     """
     kind, _, place = spec.partition(":")
     open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
@@ -72,7 +77,7 @@ def open_source(
         raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
     part = Split.parse(split)
-    source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, cache_bytes))
+    source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, max_skipped, cache_bytes))
     start, stop = part.bounds(len(source))
     return replace(
         source,
@@ -82,19 +87,55 @@ def open_source(
     )
 
 
+def split_names(spec: str, data_dir: str = "") -> tuple[str, ...]:
+    """Returns the names of a source's splits; UserError as in `open_source`."""
+    kind, _, place = spec.partition(":")
+    if kind == "folder":
+        return folder_splits(list_images(Path(place).expanduser()))
+    if kind == "idx":
+        return IDX_SPLITS
+    return tuple(open_prepared(place, data_dir).info.splits)
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How encoded images are decoded; see `open_source`."""
 
     channels: int = 3
     skip_corrupt: bool = False
+    max_skipped: float = MAX_SKIPPED
     cache_bytes: int = CACHE_BYTES
 
+    def __post_init__(self):
+        if not 0 <= self.max_skipped <= 1:
+            raise UserError(f"max_skipped is {self.max_skipped}: it should be from 0 to 1, a share of the images")
 
-def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], decoding: Decoding) -> Load:
-    """Returns the `load` of a source that decodes and caches images; `fetch(index)` returns a file and its label."""
+
+def loader(
+    fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], length: int, decoding: Decoding
+) -> Load:
+    """Returns the `load` of a source that decodes and caches `length` images; `fetch(index)` returns file and label."""
     cache: dict[int, tuple[np.ndarray, int, bool]] = {}
     room = decoding.cache_bytes
+    skipped: set[int] = set()
+
+    def read(index: int) -> tuple[bytes, int]:
+        try:
+            return fetch(index)
+        except OSError as error:
+            raise UserError(f"cannot read image {name(index)}: {reason(error)}") from error
+
+    def skip(index: int, error: Exception) -> None:
+        if not decoding.skip_corrupt:
+            raise UserError(f"cannot read image {name(index)}: {error}") from error
+        if index not in skipped:
+            logging.warning("skipping image %s: %s", name(index), error)
+            skipped.add(index)
+        if len(skipped) > max(1, decoding.max_skipped * length):
+            share = f"more than data.max_skipped={decoding.max_skipped} of all"
+            raise UserError(
+                f"{len(skipped)} of {length} images are corrupt, {share}; the last is {name(index)}: {error}"
+            )
 
     def example(index: int) -> tuple[np.ndarray, int, bool]:
         # Threads may decode an image twice or exceed the cache by one image; both are harmless.
@@ -102,12 +143,10 @@ def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str]
         if index in cache:
             return cache[index]
         try:
-            data, label = fetch(index)
+            data, label = read(index)
             found = decode_image(data, decoding.channels), label, True
         except DAMAGE as error:
-            if not decoding.skip_corrupt:
-                raise UserError(f"cannot read image {name(index)}: {error}") from error
-            logging.warning("skipping image %s: %s", name(index), error)
+            skip(index, error)
             found = np.zeros((1, 1, decoding.channels), np.uint8), 0, False
         if found[0].nbytes <= room:
             cache[index] = found
@@ -134,9 +173,9 @@ def listed_images(
         return f"{place}/{files[index]}"
 
     def content() -> str:
-        return digest([*files, *labels, *listing.sizes(files)])
+        return digest([*files, *labels, *listing.contents(files)])
 
-    return ImageSource(classes, decoding.channels, len(files), loader(fetch, name, decoding), name, content)
+    return ImageSource(classes, decoding.channels, len(files), loader(fetch, name, len(files), decoding), name, content)
 
 
 def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> ImageSource:
@@ -157,9 +196,11 @@ def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> I
 
     def content() -> str:
         files = [Path(path) for path in info.splits[split].filepaths]
-        return digest([info.full_name, *classes, *(file.name for file in files), *file_sizes(files)])
+        return digest([info.full_name, *classes, *(file.name for file in files), *file_contents(files)])
 
-    return ImageSource(classes, decoding.channels, len(records), loader(fetch, name, decoding), name, content)
+    return ImageSource(
+        classes, decoding.channels, len(records), loader(fetch, name, len(records), decoding), name, content
+    )
 
 
 def _supervised_keys(info, dataset: str) -> tuple[str, str]:
@@ -175,7 +216,8 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
 
 
 def _open_folder(place: str, split: str, decoding: Decoding) -> ImageSource:
-    listing = list_images(Path(place).expanduser())
+    listing, folder = within(list_images(Path(place).expanduser()), split)
+    place += folder
     by_class = class_folders(listing.names, split, place)
     classes = tuple(sorted(by_class))
     examples = [(str(file), label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
