@@ -6,6 +6,8 @@ from pathlib import Path
 
 from attnjax.errors import UserError
 
+MAX_BYTES = 2**30  # of a decompressed file: a few bytes can hold any number of equal ones
+
 
 def find(path: Path) -> Path | None:
     """Returns the path of this file, or of the same file with .gz appended, or None if there is neither."""
@@ -13,13 +15,24 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path) -> bytes:
-    """Reads a file, decompressing .gz; UserError if it is missing or damaged."""
+    """Reads a file, decompressing .gz; UserError if it is missing, damaged, or larger than `MAX_BYTES` in a .gz."""
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            data = file.read(MAX_BYTES + 1)
+        check_bytes(len(data), path)
+        return data
     except FileNotFoundError:
         raise UserError(f"no text file '{path}'") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
+
+
+def check_bytes(size: int, path: Path) -> None:
+    """Raises UserError if a compressed file is too large."""
+    if size > MAX_BYTES:
+        raise UserError(f"{path} has more than {MAX_BYTES:,} bytes when decompressed: if that is right, decompress it")
 
 
 def lines(data: bytes, place: str) -> list[str]:
