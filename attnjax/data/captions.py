@@ -111,9 +111,10 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
     parallel = kind not in _KINDS or not place
     if not parallel:
         folder = Path(place).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"no such folder: {folder}")
-        images, captions, where = _KINDS[kind](folder, part.name)
+        with files.opening(spec):
+            if not folder.is_dir():
+                raise UserError(f"no such folder: {folder}")
+            images, captions, where = _KINDS[kind](folder, part.name)
         examples = _examples(captions, where, options.skip_blank)
     elif options.images and options.image_lines:
         images, examples = Path(options.images).expanduser(), _of_pairs(spec, part.name, options)
@@ -129,6 +130,12 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
         [example.texts for example in examples],
         lambda index: examples[index].name,
     )
+
+
+def caption_splits(spec: str) -> tuple[str, ...]:
+    """Returns the names of the splits of `flickr8k:FOLDER` or `captions:FOLDER`."""
+    kind, _, place = spec.partition(":")
+    return FLICKR8K_SPLITS if kind == "flickr8k" else tuple(_tables(Path(place).expanduser()))
 
 
 def shuffled(source: CaptionSource) -> CaptionSource:
@@ -200,10 +207,16 @@ def _text_lines(folder: Path, name: str) -> list[str]:
     raise UserError(f"{folder} has no {name}, gzipped (.gz) or not")
 
 
-def _own(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
+def _tables(folder: Path) -> dict[str, Path]:
+    """Returns split -> file of captions."""
     tables = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("*.tsv*"))}
     if not tables:
         raise UserError(f"{folder} has no captions: it should contain SPLIT.tsv with lines of FILE, a tab, a caption")
+    return tables
+
+
+def _own(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
+    tables = _tables(folder)
     check_split(split, tables, str(folder))
     captions: dict[str, list[str]] = {}
     for number, row in _rows(tables[split], columns=2):

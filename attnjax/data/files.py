@@ -1,12 +1,24 @@
 """Files on disk, gzipped or not."""
 
+import contextlib
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from attnjax.errors import UserError
+from attnjax.files import reason
 
 MAX_BYTES = 2**30  # of a decompressed file: a few bytes can hold any number of equal ones
+
+
+@contextlib.contextmanager
+def opening(spec: str) -> Iterator[None]:
+    """Turns an OSError raised in the block, such as a denied permission, into a UserError that names the source."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot open '{spec}': {reason(error)}") from error
 
 
 def find(path: Path) -> Path | None:

@@ -69,6 +69,19 @@ def _walk(root: Path, folder: PurePosixPath, above: frozenset[tuple[int, int]]) 
             raise UserError(f"image {root / name} is {what}")
 
 
+def image_files(path: Path) -> list[Path]:
+    """Returns the image files of a folder and those in it, sorted, or the path itself if it is no folder.
+
+    UserError if the folder has no images.
+    """
+    if not path.is_dir():
+        return [path]
+    names = [name for name in _list_directory(path).names if is_image(file := PurePosixPath(name)) and _visible(file)]
+    if not names:
+        raise UserError(f"no images in {path}: they should end in .png, .jpg, ...")
+    return [path / name for name in sorted(names)]
+
+
 def is_image(path: PurePosixPath) -> bool:
     """Returns whether a file is an image by its name."""
     return path.suffix.lower() in IMAGE_SUFFIXES

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attnjax.data import files
 from attnjax.data.fingerprint import digest, file_contents
 from attnjax.data.images.decode import DAMAGE, decode_image
 from attnjax.data.images.folders import Listing, class_folders, folder_splits, list_images, within
@@ -70,14 +71,13 @@ def open_source(
     which says nothing about its content. `open_source` raises it for an unknown spec or split, and for unreadable or
     empty data.
     """
-    kind, _, place = spec.partition(":")
+    kind, place = _parse(spec)
     open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
     openers: dict[str, Callable[..., ImageSource]] = {"tfds": open_tfds, "folder": _open_folder, "idx": _open_idx}
-    if kind not in openers or not place:
-        raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
     part = Split.parse(split)
-    source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, max_skipped, cache_bytes))
+    with files.opening(spec):
+        source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, max_skipped, cache_bytes))
     start, stop = part.bounds(len(source))
     return replace(
         source,
@@ -89,12 +89,18 @@ def open_source(
 
 def split_names(spec: str, data_dir: str = "") -> tuple[str, ...]:
     """Returns the names of a source's splits; UserError as in `open_source`."""
-    kind, _, place = spec.partition(":")
+    kind, place = _parse(spec)
     if kind == "folder":
-        return folder_splits(list_images(Path(place).expanduser()))
-    if kind == "idx":
-        return IDX_SPLITS
-    return tuple(open_prepared(place, data_dir).info.splits)
+        with files.opening(spec):
+            return folder_splits(list_images(Path(place).expanduser()))
+    return IDX_SPLITS if kind == "idx" else tuple(open_prepared(place, data_dir).info.splits)
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    kind, _, place = spec.partition(":")
+    if kind not in ("tfds", "folder", "idx") or not place:
+        raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
+    return kind, place
 
 
 @dataclass(frozen=True)
@@ -162,20 +168,20 @@ def loader(
 
 
 def listed_images(
-    place: str, listing: Listing, files: Sequence[str], decoding: Decoding, classes=(), labels: Sequence[int] = ()
+    place: str, listing: Listing, names: Sequence[str], decoding: Decoding, classes=(), labels: Sequence[int] = ()
 ) -> ImageSource:
-    """Returns a source of some `files` of a listing of `place`; without `labels`, all labels are 0."""
+    """Returns a source of the files `names` of a listing of `place`; without `labels`, all labels are 0."""
 
     def fetch(index: int) -> tuple[bytes, int]:
-        return listing.read(files[index]), labels[index] if labels else 0
+        return listing.read(names[index]), labels[index] if labels else 0
 
     def name(index: int) -> str:
-        return f"{place}/{files[index]}"
+        return f"{place}/{names[index]}"
 
     def content() -> str:
-        return digest([*files, *labels, *listing.contents(files)])
+        return digest([*names, *labels, *listing.contents(names)])
 
-    return ImageSource(classes, decoding.channels, len(files), loader(fetch, name, len(files), decoding), name, content)
+    return ImageSource(classes, decoding.channels, len(names), loader(fetch, name, len(names), decoding), name, content)
 
 
 def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> ImageSource:
@@ -195,8 +201,8 @@ def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> I
         return f"{info.full_name} {split}[{index}]"
 
     def content() -> str:
-        files = [Path(path) for path in info.splits[split].filepaths]
-        return digest([info.full_name, *classes, *(file.name for file in files), *file_contents(files)])
+        paths = [Path(path) for path in info.splits[split].filepaths]
+        return digest([info.full_name, *classes, *(path.name for path in paths), *file_contents(paths)])
 
     return ImageSource(
         classes, decoding.channels, len(records), loader(fetch, name, len(records), decoding), name, content
@@ -222,8 +228,8 @@ def _open_folder(place: str, split: str, decoding: Decoding) -> ImageSource:
     classes = tuple(sorted(by_class))
     examples = [(str(file), label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
     order = np.random.default_rng(0).permutation(len(examples))
-    files, labels = zip(*(examples[index] for index in order), strict=True)
-    return listed_images(place, listing, files, decoding, classes, labels)
+    chosen, labels = zip(*(examples[index] for index in order), strict=True)
+    return listed_images(place, listing, chosen, decoding, classes, labels)
 
 
 def _open_idx(place: str, split: str, decoding: Decoding) -> ImageSource:

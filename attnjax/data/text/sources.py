@@ -70,7 +70,9 @@ def open_pairs(
     if source == target or not source or not target:
         raise UserError(f"source language '{source}' and target language '{target}' should be two different languages")
     part = Split.parse(split)
-    pairs = _without_blanks(openers[kind](place, part.name, (source, target)), spec, skip_blank)
+    with files.opening(spec):
+        pairs = openers[kind](place, part.name, (source, target))
+    pairs = _without_blanks(pairs, spec, skip_blank)
     if kind == "tsv":
         pairs = _by_sentence(pairs)
     start, stop = part.bounds(len(pairs))

@@ -78,7 +78,8 @@ def train_vocabulary(
     `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
     together; separate ones have `size` subwords each. Text is normalised with NFKC; `lowercase` also folds case, which
     decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. Of words longer
-    than `LONGEST_WORD` the rest is not learnt from. The result is deterministic. UserError if the kind is unknown or the sentences do not support the size, with the nearest possible.
+    than `LONGEST_WORD` the rest is not learnt from. The result is deterministic. UserError if the kind is unknown or
+    the sentences do not support the size, with the nearest possible.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")

@@ -16,7 +16,7 @@ from attnjax.data.images import decode, format
 from attnjax.data.images.decode import decode_image
 from attnjax.data.images.folders import folder_splits, list_images
 from attnjax.data.images.format import ImageFormat
-from attnjax.data.images.sources import open_source
+from attnjax.data.images.sources import open_source, split_names
 from attnjax.errors import UserError
 
 
@@ -200,6 +200,12 @@ def test_names_that_are_not_utf8_are_named(folder):
     with pytest.raises(UserError, match=r"'train/cat/caf\\udce9\.png' is not UTF-8") as raised:
         open_source(f"folder:{folder}", "train")
     str(raised.value).encode()
+
+
+def test_a_path_that_the_system_refuses(tmp_path):
+    for opened in (lambda: open_source(f"folder:{'a' * 5000}", "train"), lambda: split_names(f"folder:{'a' * 5000}")):
+        with pytest.raises(UserError, match=r"cannot open 'folder:a+': File name too long"):
+            opened()
 
 
 # Layouts

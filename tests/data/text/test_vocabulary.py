@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from attnjax.data.text import vocabulary as text
+from attnjax.data.text import vocabulary as module
 from attnjax.data.text.sources import open_pairs
 from attnjax.data.text.vocabulary import (
     Sampling,
@@ -93,8 +93,8 @@ def test_a_word_beyond_sentencepieces_limit_is_cut(kind, monkeypatch):
     long = "ab" * 2**15 + " dog"
     if kind == "bpe":
         train_vocabulary([*ENGLISH, long], GERMAN, size=44)
-    monkeypatch.setattr(text, "LONGEST_WORD", 30)
-    monkeypatch.setattr(text, "_LONG_WORD", re.compile(r"(\S{30})\S+"))
+    monkeypatch.setattr(module, "LONGEST_WORD", 30)
+    monkeypatch.setattr(module, "_LONG_WORD", re.compile(r"(\S{30})\S+"))
     made = [train_vocabulary([*ENGLISH, line], GERMAN, size=44, kind=kind) for line in (long, "ab" * 15 + " dog")]
     assert len({vocabulary.source.serialized_model_proto() for vocabulary in made}) == 1
 
