@@ -20,8 +20,8 @@ from attnjax.data.images.folders import VALIDATION_NAMES
 from attnjax.data.images.sources import open_source, split_names
 
 FEW = 20_000  # training images below which the augmentation of DeiT does not pay off
-SEEN = 150_000  # images that the shallow ViT sees in about ten minutes
-SECONDS = {"few": 0.004, "many": 0.02}  # per image on two CPU cores: shallow ViT, Ti/16 at 128 pixels
+SEEN = 120_000  # images that the shallow ViT sees in about ten minutes
+SECONDS = {"few": 0.005, "many": 0.02}  # per image on two CPU cores: shallow ViT, Ti/16 at 128 pixels
 
 
 def get_config(source="folder:data", size="", image_size=0):

@@ -15,10 +15,17 @@ MAX_BYTES = 2**30  # of a decompressed file: a few bytes can hold any number of 
 @contextlib.contextmanager
 def opening(spec: str) -> Iterator[None]:
     """Turns an OSError raised in the block, such as a denied permission, into a UserError that names the source."""
+    if not is_utf8(spec):
+        raise UserError(f"{spec!a} is not UTF-8: rename the folder or file")
     try:
         yield
     except OSError as error:
         raise UserError(f"cannot open '{spec}': {reason(error)}") from error
+
+
+def is_utf8(name: str) -> bool:
+    """Returns whether a name from the disk or the command line can be printed; Python reads any bytes as names."""
+    return name.encode(errors="replace").decode() == name
 
 
 def find(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from attnjax.data.files import is_utf8
 from attnjax.data.fingerprint import file_contents
 from attnjax.data.images.decode import check_bytes
 from attnjax.data.splits import check_split
@@ -159,7 +160,7 @@ def _check_files(files: list[PurePosixPath], names: list[str], place: str) -> No
     if not files:
         raise UserError(f"no images in {place}: expected SPLIT/CLASS/FILE, with files ending in .png, .jpg, ...")
     for file in files:
-        if str(file).encode(errors="replace").decode() != str(file):
+        if not is_utf8(str(file)):
             raise UserError(f"{place}: the name of image {str(file)!a} is not UTF-8: rename it")
     paths = {PurePosixPath(name) for name in names if not name.endswith("/")}
     if others := sorted(str(path) for path in paths.difference(files) if _visible(path)):

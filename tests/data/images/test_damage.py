@@ -200,6 +200,8 @@ def test_names_that_are_not_utf8_are_named(folder):
     with pytest.raises(UserError, match=r"'train/cat/caf\\udce9\.png' is not UTF-8") as raised:
         open_source(f"folder:{folder}", "train")
     str(raised.value).encode()
+    with pytest.raises(UserError, match=r"caf\\udce9' is not UTF-8"):
+        open_source(os.fsdecode(b"folder:/tmp/caf\xe9"), "train")
 
 
 def test_a_path_that_the_system_refuses(tmp_path):

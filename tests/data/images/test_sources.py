@@ -293,6 +293,12 @@ def test_bad_idx(idx_folder):
         labels.write_bytes(content)
         with pytest.raises(UserError, match=message):
             open_source(f"idx:{idx_folder}", "test")
+    images = idx_folder / "t10k-images-idx3-ubyte"
+    pixels = images.read_bytes()
+    images.write_bytes(pixels[:4] + struct.pack(">3I", 2**31, 2**31, 4))  # a product of 0 in 64 bits
+    with pytest.raises(UserError, match="truncated"):
+        open_source(f"idx:{idx_folder}", "test")
+    images.write_bytes(pixels)
     write_idx(labels, np.zeros(5, np.uint8))
     with pytest.raises(UserError, match="6 images but"):
         open_source(f"idx:{idx_folder}", "test")
