@@ -28,14 +28,15 @@ def get_config(source="folder:data", size="", image_size=0):
     config = config_lib.classification()
     config.data.source = source
     images = choose_splits(config.data)
-    few = 0 < images < FEW and not size and not image_size
-    if few:
+    if size or image_size or not images:
+        for_many_images(config, size or "Ti/16", image_size or 128)
+        return config
+    if images < FEW:
         for_few_images(config, images)
     else:
-        for_many_images(config, size or "Ti/16", image_size or 128)
-    if few or (images and not size and not image_size):
-        minutes = math.ceil(images * config.epochs * SECONDS["few" if few else "many"] / 60)
-        print(f"{images:,} training images, {config.epochs:g} epochs: about {minutes} min on two CPU cores")
+        for_many_images(config, "Ti/16", 128)
+    minutes = math.ceil(images * config.epochs * SECONDS["few" if images < FEW else "many"] / 60)
+    print(f"{images:,} training images, {config.epochs:g} epochs: about {minutes} min on two CPU cores")
     return config
 
 

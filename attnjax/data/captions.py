@@ -262,7 +262,8 @@ def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
 
 def _open_images(place: Path, wanted: Sequence[str], decoding: Decoding) -> ImageSource:
     """Opens image files given by path or by unique file name."""
-    listing = list_images(place)
+    with files.opening(str(place)):
+        listing = list_images(place)
     there = set(listing.names)
     counts = Counter(PurePosixPath(name).name for name in listing.names)
     by_name = {PurePosixPath(name).name: name for name in listing.names}

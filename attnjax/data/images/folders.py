@@ -91,11 +91,8 @@ def is_image(path: PurePosixPath) -> bool:
 def _list_zip(path: Path) -> Listing:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        wrong = (
-            f"cannot be read: {reason(error)}" if isinstance(error, OSError) else "is neither a folder nor a zip file"
-        )
-        raise UserError(f"{path} {wrong}") from None
+    except zipfile.BadZipFile:
+        raise UserError(f"{path} is neither a folder nor a zip file") from None
 
     def read(name: str) -> bytes:
         check_bytes(archive.getinfo(name).file_size)
