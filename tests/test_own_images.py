@@ -93,7 +93,7 @@ def test_a_missing_test_split_is_said_at_the_start(folder):
         splits = Splits.from_config(data, functools.partial(open_source, data.source)).for_training()
         return splits.header(lambda source: f"{len(source)} images")
 
-    known = [f"train       20 images, train of folder:{folder}", f"validation  20 images, test of folder:{folder}"]
+    known = [f"train       20 images, folder:{folder}, train", f"validation  20 images, folder:{folder}, test"]
     assert header("test") == header("") == known
     assert header("tset") == [
         *known,

@@ -48,7 +48,7 @@ class Splits(Generic[Source]):
     def header(self, describe: Callable[[Source], str]) -> list[str]:
         """Returns a line on each open split, by what `describe` says of it, and on a test split that is missing."""
         lines = [
-            f"{name:<11} {describe(source)}, {self.names[name]} of {self.spec}" for name, source in self.opened.items()
+            f"{name:<11} {describe(source)}, {self.spec}, {self.names[name]}" for name, source in self.opened.items()
         ]
         try:
             if self.test:
