@@ -1,6 +1,6 @@
 """Classifies image files with a trained run: prints the five most likely classes and their probabilities.
 
-python experiments/predict.py --workdir runs/fashion_vit IMAGE...
+python experiments/predict.py --workdir runs/fashion_vit IMAGE_OR_FOLDER...
 """
 
 import argparse
@@ -10,24 +10,29 @@ import jax
 import numpy as np
 
 from attnjax import cli
+from attnjax.data.images.folders import image_files
 from attnjax.runs.folder import open_run
 
 TOP = 5
+AT_ONCE = 256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of them")
     cli.add_run_arguments(parser)
     args = cli.parse_args(parser, overrides_allowed=False)
     run = open_run(args.workdir, args.checkpoint)
     run.expect("classification")
-    pixels = np.stack([run.task.read_image(path) for path in args.images])
-    logits = jax.jit(run.objective.logits)(*run.variables, pixels)
-    for path, probabilities in zip(args.images, np.asarray(jax.nn.softmax(logits)), strict=True):
-        print(path)
-        for index in np.argsort(-probabilities)[:TOP]:
-            print(f"  {probabilities[index]:6.2%}  {run.task.classes[index]}")
+    logits = jax.jit(run.objective.logits)
+    images = [file for path in args.images for file in image_files(path)]
+    for start in range(0, len(images), AT_ONCE):
+        paths = images[start : start + AT_ONCE]
+        pixels = np.stack([run.task.read_image(path) for path in paths])
+        for path, probabilities in zip(paths, np.asarray(jax.nn.softmax(logits(*run.variables, pixels))), strict=True):
+            print(path)
+            for index in np.argsort(-probabilities)[:TOP]:
+                print(f"  {probabilities[index]:6.2%}  {run.task.classes[index]}")
 
 
 if __name__ == "__main__":

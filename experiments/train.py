@@ -26,7 +26,7 @@ def main() -> None:
     args = cli.parse_args(parser)
     distributed.start(args)
     if args.config:
-        chosen = config.load(args.config)
+        chosen = config.load(args.config, source=dict(args.overrides).get("data.source", ""))
     elif (args.workdir / "config.json").exists():
         chosen = config.read(args.workdir / "config.json")
     else:

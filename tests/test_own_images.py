@@ -1,11 +1,17 @@
 """A user's own folder of images, by the entry points: what works, and what is said when it does not."""
 
+import functools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
+
+from attnjax import config as config_lib
+from attnjax.data.images.sources import open_source
+from attnjax.tasks.splits import Splits
 
 CONFIG = Path(__file__).parent.parent / "configs" / "folder_vit.py"
 SMALL = [
@@ -49,6 +55,71 @@ def test_a_zip_trains_evaluates_and_predicts(folder, entry, tmp_path):
     assert code == 0 and "test: 20 images" in out
     code, out, _ = entry("predict", folder / "test" / "cat" / "0.png", "--workdir", tmp_path / "run")
     assert code == 0 and "cat" in out and "dog" in out
+    code, out, err = entry("predict", folder / "test" / "cat", folder / "test/dog/1.png", "--workdir", tmp_path / "run")
+    expected = sorted(str(path) for path in (folder / "test/cat").glob("*.png"))
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [*expected, f"{folder}/test/dog/1.png"]
+    (tmp_path / "empty").mkdir()
+    code, _, err = entry("predict", tmp_path / "empty", "--workdir", tmp_path / "run")
+    assert code == 2 and err == f"error: no images in {tmp_path / 'empty'}: they should end in .png, .jpg, ...\n"
+
+
+def splits_of(config):
+    return config.data.train, config.data.validation, config.data.test
+
+
+def test_the_splits_of_a_folder_are_used(folder, tmp_path):
+    def chosen(place):
+        return splits_of(config_lib.load(str(CONFIG), source=f"folder:{place}"))
+
+    assert chosen(folder) == ("train[:90%]", "train[90%:]", "test")
+    assert chosen(folder / "train") == ("all[:80%]", "all[80%:90%]", "all[90%:]")
+    (folder / "test").rename(folder / "val")
+    assert chosen(folder) == ("train", "val", "test")
+    assert chosen(tmp_path / "nowhere") == ("train[:90%]", "train[90%:]", "test")
+
+
+def test_the_recipe_follows_the_number_of_images(folder, capsys):
+    few = config_lib.load(str(CONFIG), source=f"folder:{folder}")
+    assert "18 training images, 100 epochs: about 1 min on two CPU cores" in capsys.readouterr().out
+    many = config_lib.load(f"{CONFIG}:size=Ti/16", source=f"folder:{folder}")
+    assert few.data.augment.mixup == 0 < many.data.augment.mixup
+    assert few.model.width < many.model.width == 192 and many.data.image_size == (128, 128)
+    assert splits_of(few) == splits_of(many)
+
+
+def test_a_missing_test_split_is_said_at_the_start(folder):
+    def header(test):
+        data = ConfigDict({"source": f"folder:{folder}", "train": "train", "validation": "test", "test": test})
+        splits = Splits.from_config(data, functools.partial(open_source, data.source)).for_training()
+        return splits.header(lambda source: f"{len(source)} images")
+
+    known = [f"train       20 images, folder:{folder}, train", f"validation  20 images, folder:{folder}, test"]
+    assert header("test") == header("") == known
+    assert header("tset") == [
+        *known,
+        f"test        none: {folder} has no split 'tset': did you mean 'test'? Known: test, train",
+    ]
+
+
+def test_images_are_checked_before_a_training(folder, entry):
+    code, out, err = entry("prepare", "--check", f"folder:{folder}")
+    assert (code, err) == (0, "") and "train: 20 images, 0 of them cannot be read" in out
+    (folder / "test/dog/3.png").write_bytes((folder / "test/dog/3.png").read_bytes()[:100])
+    (folder / "train/cat/7.png").write_bytes(b"")
+    code, out, err = entry("prepare", "--check", f"folder:{folder}")
+    assert code == 2 and "2 of 40 images cannot be read" in err and err.count("\n") == 1
+    assert "test/dog/3.png: " in out and "train/cat/7.png: it is empty" in out
+    assert "test: 20 images, 1 of them cannot be read" in out
+    code, _, err = entry("prepare", "--check", str(folder))
+    assert code == 2 and "is not tfds:NAME, folder:PATH or idx:PATH" in err
+
+
+def test_images_of_captions_are_checked(folder, entry):
+    images = sorted(folder.glob("train/*/*.png"))
+    (folder / "dev.tsv").write_text("".join(f"{path.relative_to(folder)}\ta text\n" for path in images))
+    images[0].write_bytes(b"no image")
+    code, out, err = entry("prepare", "--check", f"captions:{folder}")
+    assert code == 2 and "1 of 20 images" in err and "it is not an image of a known format" in out
 
 
 def test_a_run_on_eight_devices_goes_on_and_is_evaluated_on_one(folder, entry, process, tmp_path):

@@ -26,9 +26,10 @@ VERSION_FIELD = "attnjax"  # of config.json
 FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # those that may differ when a run is resumed
 
 
-def load(spec: str) -> ConfigDict:
+def load(spec: str, source: str = "") -> ConfigDict:
     """Returns the config of `FILE.py` or `FILE.py:a=1,b=x`, where a and b are parameters of its get_config.
 
+    `source`, if given, is `--config.data.source`: a get_config with a parameter of this name chooses by the data.
     UserError for an argument that it does not take, and for a field that its task does not have or of another type.
     """
     path, _, arguments = spec.partition(":")
@@ -40,6 +41,8 @@ def load(spec: str) -> ConfigDict:
         if name not in parameters:
             raise UserError(f"config '{path}' takes no argument '{name}', {nearest(name, parameters)}")
         chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
+    if source and "source" in parameters:
+        chosen.setdefault("source", source)
     try:
         config = get_config(**chosen)
     except (AttributeError, TypeError) as error:

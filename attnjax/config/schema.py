@@ -46,6 +46,7 @@ def _images() -> dict[str, Any]:
         "crop_fraction": 1.0,  # of the centre crop in evaluation, with "crop": 0.875 is usual at 224 pixels
         "interpolation": "bilinear",  # or "nearest", "bicubic"
         "skip_corrupt": False,  # mask images that cannot be decoded, and log them, instead of stopping
+        "max_skipped": 0.1,  # share of corrupt images above which it stops all the same
         "augment": dataclasses.asdict(Augmentation()),  # attnjax/data/images/augment.py
     }
 

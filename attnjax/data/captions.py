@@ -16,7 +16,7 @@ from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.folders import list_images
 from attnjax.data.images.format import ImageFormat, check_channels
 from attnjax.data.images.pipeline import training_batch
-from attnjax.data.images.sources import Decoding, ImageSource, listed_images
+from attnjax.data.images.sources import MAX_SKIPPED, Decoding, ImageSource, listed_images
 from attnjax.data.splits import Split, check_split
 from attnjax.data.text.pipeline import Attach, Batch
 from attnjax.data.text.sources import PairSource, open_pairs
@@ -71,6 +71,7 @@ class CaptionOptions:
         data_dir: where TFDS data sets of parallel text are prepared.
         channels: of the decoded images, 1 (grey) or 3 (RGB).
         skip_corrupt: log corrupt images and mask them, instead of raising.
+        max_skipped: the share of corrupt images above which it is an error all the same.
         skip_blank: leave out blank captions, instead of raising.
     """
 
@@ -80,6 +81,7 @@ class CaptionOptions:
     data_dir: str = ""
     channels: int = 3
     skip_corrupt: bool = False
+    max_skipped: float = MAX_SKIPPED
     skip_blank: bool = False
 
     def __post_init__(self):
@@ -109,9 +111,10 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
     parallel = kind not in _KINDS or not place
     if not parallel:
         folder = Path(place).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"no such folder: {folder}")
-        images, captions, where = _KINDS[kind](folder, part.name)
+        with files.opening(spec):
+            if not folder.is_dir():
+                raise UserError(f"no such folder: {folder}")
+            images, captions, where = _KINDS[kind](folder, part.name)
         examples = _examples(captions, where, options.skip_blank)
     elif options.images and options.image_lines:
         images, examples = Path(options.images).expanduser(), _of_pairs(spec, part.name, options)
@@ -119,13 +122,20 @@ def open_captions(spec: str, split: str, options: CaptionOptions) -> CaptionSour
         parallel_text = "a source of parallel text with data.images and data.image_lines"
         raise UserError(f"caption source '{spec}' is not flickr8k:FOLDER or captions:FOLDER, nor {parallel_text}")
     examples = examples[slice(*part.bounds(len(examples)))]
+    decoding = Decoding(options.channels, options.skip_corrupt, options.max_skipped)
     return CaptionSource(
         options.languages,
-        _open_images(images, [example.file for example in examples], Decoding(options.channels, options.skip_corrupt)),
+        _open_images(images, [example.file for example in examples], decoding),
         [example.source for example in examples] if parallel else None,
         [example.texts for example in examples],
         lambda index: examples[index].name,
     )
+
+
+def caption_splits(spec: str) -> tuple[str, ...]:
+    """Returns the names of the splits of `flickr8k:FOLDER` or `captions:FOLDER`."""
+    kind, _, place = spec.partition(":")
+    return FLICKR8K_SPLITS if kind == "flickr8k" else tuple(_tables(Path(place).expanduser()))
 
 
 def shuffled(source: CaptionSource) -> CaptionSource:
@@ -197,10 +207,16 @@ def _text_lines(folder: Path, name: str) -> list[str]:
     raise UserError(f"{folder} has no {name}, gzipped (.gz) or not")
 
 
-def _own(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
+def _tables(folder: Path) -> dict[str, Path]:
+    """Returns split -> file of captions."""
     tables = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("*.tsv*"))}
     if not tables:
         raise UserError(f"{folder} has no captions: it should contain SPLIT.tsv with lines of FILE, a tab, a caption")
+    return tables
+
+
+def _own(folder: Path, split: str) -> tuple[Path, dict[str, list[str]], str]:
+    tables = _tables(folder)
     check_split(split, tables, str(folder))
     captions: dict[str, list[str]] = {}
     for number, row in _rows(tables[split], columns=2):
@@ -246,7 +262,8 @@ def _image_lines(path: Path, split: str, count: int) -> dict[int, str]:
 
 def _open_images(place: Path, wanted: Sequence[str], decoding: Decoding) -> ImageSource:
     """Opens image files given by path or by unique file name."""
-    listing = list_images(place)
+    with files.opening(str(place)):
+        listing = list_images(place)
     there = set(listing.names)
     counts = Counter(PurePosixPath(name).name for name in listing.names)
     by_name = {PurePosixPath(name).name: name for name in listing.names}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attnjax.data import builders
 from attnjax.errors import UserError, nearest
+from attnjax.files import reason
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -48,20 +49,38 @@ def prepare(dataset: str, data_dir: str = "") -> "tfds.core.DatasetBuilder":
     except (AssertionError, ValueError) as error:  # the message lists the known versions and configs
         raise UserError(str(error).replace("\n", " ")) from error
     if not Path(builder.data_path).exists():
-        builder.download_and_prepare(file_format="array_record")
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except _FAILURES as error:
+            raise _unprepared(name, root, error) from error
     return _open(builder.data_path)
+
+
+# Of a full disk, the writer of records tells as a RuntimeError.
+_FAILURES = (OSError, RuntimeError)
+
+
+def _unprepared(name: str, root: Path, error: Exception) -> UserError:
+    return UserError(f"cannot prepare '{name}' in {root}: {reason(error)}")
 
 
 def _open(path: str | os.PathLike) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(path)
+    again = "delete this folder, and prepare the data set again with experiments/prepare.py"
+    try:
+        builder = tfds.builder_from_directory(path)
+    except Exception as error:  # which one depends on what is damaged
+        raise UserError(f"the description of the data set in {path} is damaged ({reason(error)}): {again}") from error
     file_format = builder.info.file_format.value
     if file_format != "array_record":
         raise UserError(
             f"{path} contains {file_format} files, which cannot be read without TensorFlow: prepare the data set as "
             f"array_record in another folder with `{_command(builder.name, 'ANOTHER_DIR')}`"
         )
+    for file in (Path(file) for split in builder.info.splits.values() for file in split.filepaths):
+        if not file.is_file():
+            raise UserError(f"{file} is missing: {again}")
     return builder
 
 
@@ -105,17 +124,17 @@ def _prepare_own(name: str, config: str | None, version: str | None, root: Path)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download, but nothing is downloaded
                 builder.download_and_prepare()
-        except OSError:
+        except _FAILURES as error:
             # Another process may have finished first; TFDS moves only complete data sets into place.
             if not path.exists():
-                raise
+                raise _unprepared(name, root, error) from error
     return path
 
 
 def _find(dataset: str, name: str, config: str | None, version: str | None, root: Path) -> Path:
     folder = root / name / (config or "")
     folders = [path.parent for path in folder.glob("*/dataset_info.json")]
-    versions = {path.name: path for path in folders if re.fullmatch(r"[\d.]+", path.name)}
+    versions = {path.name: path for path in folders if re.fullmatch(r"\d+(\.\d+)*", path.name)}
     if version in versions or (versions and version is None):
         return versions[version or max(versions, key=lambda found: [int(part) for part in found.split(".")])]
     if not (root / name).exists():

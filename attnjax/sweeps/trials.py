@@ -140,7 +140,7 @@ def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: st
         raise UserError(f"the sweep of '{spec}' has no trials")
     trials = []
     for name, fields in zip(_names(overrides), overrides, strict=True):
-        config = config_lib.load(spec)
+        config = config_lib.load(spec, source=dict([*given, *_texts(fields)]).get("data.source", ""))
         config_lib.override(config, [*given, *_texts(fields)])
         if evaluate and not config.data.test:
             raise UserError(f"cannot evaluate trial '{name}': its config's data.test is empty")

@@ -166,7 +166,7 @@ def image_transforms(image_format: ImageFormat, augmentation: Augmentation) -> s
 
 
 def _splits(data):
-    options = {name: data[name] for name in ("data_dir", "channels", "skip_corrupt")}
+    options = {name: data[name] for name in ("data_dir", "channels", "skip_corrupt", "max_skipped")}
     return Splits.from_config(data, functools.partial(open_source, data.source, **options))
 
 

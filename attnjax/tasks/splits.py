@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from attnjax.data.shard import Shard
+from attnjax.errors import UserError
 
 Source = TypeVar("Source", bound=Any)  # has __len__ and content()
 
@@ -16,18 +17,21 @@ Source = TypeVar("Source", bound=Any)  # has __len__ and content()
 class Splits(Generic[Source]):
     """A data source. opened: "train" and perhaps "validation" during training, else nothing.
 
-    spec: `config.data.source`. names: "train" -> "train[:90%]", those in the config. open: opens a split by its name.
+    spec: `config.data.source`. names: "train" -> "train[:90%]", those in the config. test: the split to evaluate on
+    later, "" for none. open: opens a split by its name.
     """
 
     spec: str
     names: dict[str, str]
+    test: str
     open: Callable[[str], Source]
     opened: dict[str, Source] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, data: ConfigDict, open_split: Callable[[str], Source]) -> "Splits[Source]":
         """Returns the splits of a config's `data` group, none of them opened."""
-        return cls(data.source, {name: data[name] for name in ("train", "validation") if data[name]}, open_split)
+        names = {name: data[name] for name in ("train", "validation") if data[name]}
+        return cls(data.source, names, data.test, open_split)
 
     def for_training(self) -> "Splits[Source]":
         """Returns them with those opened that a training reads; UserError if the data is missing or damaged."""
@@ -42,8 +46,16 @@ class Splits(Generic[Source]):
         return self.opened.get("validation")
 
     def header(self, describe: Callable[[Source], str]) -> list[str]:
-        """Returns a line on each open split, by what `describe` says of it."""
-        return [f"{name:<11} {describe(source)}, {self.spec}" for name, source in self.opened.items()]
+        """Returns a line on each open split, by what `describe` says of it, and on a test split that is missing."""
+        lines = [
+            f"{name:<11} {describe(source)}, {self.spec}, {self.names[name]}" for name, source in self.opened.items()
+        ]
+        try:
+            if self.test:
+                self.open(self.test)
+        except UserError as error:
+            lines.append(f"test        none: {error}")
+        return lines
 
     def fingerprint(self, seed: int) -> dict[str, str]:
         """Returns field -> value of what decides which examples a training reads.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attnjax.data.images.decode import DAMAGE, decode_image, from_pil, to_pil
+from attnjax.data.images.decode import DAMAGE, MAX_PIXELS, check_bytes, decode_image, from_pil, to_pil
 from attnjax.errors import UserError, check_choice
 
 Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
@@ -74,8 +74,12 @@ class ImageFormat:
         scale = max(target_height / image.shape[0], target_width / image.shape[1])
         # Rounding errors must not truncate the side that determines the scale to one pixel less.
         new_height, new_width = (int(side * scale + 1e-6) for side in image.shape[:2])
-        resized = from_pil(to_pil(image).resize((new_width, new_height), resample))
         top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+        if new_height * new_width > MAX_PIXELS:  # a very long image: only the part that is kept is resized
+            down, across = image.shape[0] / new_height, image.shape[1] / new_width
+            box = (left * across, top * down, (left + width) * across, (top + height) * down)
+            return from_pil(to_pil(image).resize((width, height), resample, box))
+        resized = from_pil(to_pil(image).resize((new_width, new_height), resample))
         return resized[top : top + height, left : left + width]
 
     def fit_batch(self, images: Images, *, train: bool = False) -> np.ndarray:
@@ -95,6 +99,7 @@ class ImageFormat:
 def read_image(path: Path, image_format: ImageFormat) -> np.ndarray:
     """Reads an image file as evaluation sees it, `(H, W, C)` float32; UserError if it is missing or damaged."""
     try:
+        check_bytes(path.stat().st_size)
         image = decode_image(path.read_bytes(), image_format.channels)
     except FileNotFoundError:
         raise UserError(f"no image file '{path}'") from None

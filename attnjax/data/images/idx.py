@@ -1,5 +1,6 @@
 """IDX, the file format of MNIST."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from attnjax.data.splits import check_split
 from attnjax.errors import UserError
 
 _PREFIX = {"train": "train", "test": "t10k"}
+IDX_SPLITS = tuple(_PREFIX)
 
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, Path]:
@@ -35,6 +37,6 @@ def _read(path: Path, rank: int) -> np.ndarray:
         raise UserError(f"{path} is not an IDX file of bytes in {rank} dimensions: it starts with {data[:4].hex()}")
     header = 4 + 4 * rank
     shape = tuple(np.frombuffer(data[4:header], ">u4").astype(int).tolist())
-    if len(shape) != rank or len(data) != header + int(np.prod(shape)):
+    if len(shape) != rank or len(data) != header + math.prod(shape):
         raise UserError(f"{path} is truncated or too long: {len(data)} bytes for the shape {shape} it declares")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)

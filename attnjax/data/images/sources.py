@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from attnjax.data.fingerprint import digest, file_sizes
+from attnjax.data import files
+from attnjax.data.fingerprint import digest, file_contents
 from attnjax.data.images.decode import DAMAGE, decode_image
-from attnjax.data.images.folders import Listing, class_folders, list_images
+from attnjax.data.images.folders import Listing, class_folders, folder_splits, list_images, within
 from attnjax.data.images.format import Images, check_channels
-from attnjax.data.images.idx import read_split
+from attnjax.data.images.idx import IDX_SPLITS, read_split
 from attnjax.data.splits import Split, check_split
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError
+from attnjax.files import reason
 
 CACHE_BYTES = 2**30
+MAX_SKIPPED = 0.1
 Load = Callable[[np.ndarray], tuple[Images, np.ndarray, np.ndarray]]
 
 
@@ -27,8 +30,8 @@ class ImageSource:
 
     `load(indices)` returns `(images, labels, mask)`: images uint8, either one array `(B, H, W, C)` or a list of
     `(H, W, C)` of different sizes; labels int32 `(B,)`; mask bool `(B,)`, False for a corrupt image that was skipped.
-    `name(index)` is where an image comes from, for messages. `content()` is a digest of what is known without decoding:
-    the files' names, labels and sizes; of IDX files their full contents.
+    `name(index)` is where an image comes from, for messages. `content()` is a digest of the files' names, labels and
+    contents (of very many files, a sample of them); UserError if one cannot be read.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +52,7 @@ def open_source(
     data_dir: str = "",
     channels: int = 3,
     skip_corrupt: bool = False,
+    max_skipped: float = MAX_SKIPPED,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSource:
     """Opens the labelled images of a data set.
@@ -63,16 +67,17 @@ def open_source(
 
     Images are converted to grey for 1 of `channels` or RGB for 3. Up to `cache_bytes` of decoded images are kept in
     memory. With `skip_corrupt`, a corrupt image is logged once and has mask False; otherwise `load` raises UserError.
-    `open_source` raises it for an unknown spec or split, and for unreadable or empty data.
+    It always does if several images, more than the share `max_skipped` of all, are corrupt, or a file cannot be read,
+    which says nothing about its content. `open_source` raises it for an unknown spec or split, and for unreadable or
+    empty data.
     """
-    kind, _, place = spec.partition(":")
+    kind, place = _parse(spec)
     open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
     openers: dict[str, Callable[..., ImageSource]] = {"tfds": open_tfds, "folder": _open_folder, "idx": _open_idx}
-    if kind not in openers or not place:
-        raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
     check_channels(channels)
     part = Split.parse(split)
-    source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, cache_bytes))
+    with files.opening(spec):
+        source = openers[kind](place, part.name, Decoding(channels, skip_corrupt, max_skipped, cache_bytes))
     start, stop = part.bounds(len(source))
     return replace(
         source,
@@ -82,19 +87,61 @@ def open_source(
     )
 
 
+def split_names(spec: str, data_dir: str = "") -> tuple[str, ...]:
+    """Returns the names of a source's splits; UserError as in `open_source`."""
+    kind, place = _parse(spec)
+    if kind == "folder":
+        with files.opening(spec):
+            return folder_splits(list_images(Path(place).expanduser()))
+    return IDX_SPLITS if kind == "idx" else tuple(open_prepared(place, data_dir).info.splits)
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    kind, _, place = spec.partition(":")
+    if kind not in ("tfds", "folder", "idx") or not place:
+        raise UserError(f"data source '{spec}' is not tfds:NAME, folder:PATH or idx:PATH")
+    return kind, place
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How encoded images are decoded; see `open_source`."""
 
     channels: int = 3
     skip_corrupt: bool = False
+    max_skipped: float = MAX_SKIPPED
     cache_bytes: int = CACHE_BYTES
 
+    def __post_init__(self):
+        if not 0 <= self.max_skipped <= 1:
+            raise UserError(f"max_skipped is {self.max_skipped}: it should be from 0 to 1, a share of the images")
 
-def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], decoding: Decoding) -> Load:
-    """Returns the `load` of a source that decodes and caches images; `fetch(index)` returns a file and its label."""
+
+def loader(
+    fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str], length: int, decoding: Decoding
+) -> Load:
+    """Returns the `load` of a source that decodes and caches `length` images; `fetch(index)` returns file and label."""
     cache: dict[int, tuple[np.ndarray, int, bool]] = {}
     room = decoding.cache_bytes
+    skipped: set[int] = set()
+
+    def read(index: int) -> tuple[bytes, int]:
+        try:
+            return fetch(index)
+        except OSError as error:
+            raise UserError(f"cannot read image {name(index)}: {reason(error)}") from error
+
+    def skip(index: int, error: Exception) -> None:
+        if not decoding.skip_corrupt:
+            raise UserError(f"cannot read image {name(index)}: {error}") from error
+        if index not in skipped:
+            logging.warning("skipping image %s: %s", name(index), error)
+            skipped.add(index)
+        if len(skipped) > max(1, decoding.max_skipped * length):
+            share = f"more than data.max_skipped={decoding.max_skipped} of all"
+            raise UserError(
+                f"{len(skipped)} of {length} images are corrupt, {share}; the last is {name(index)}: {error}"
+            )
 
     def example(index: int) -> tuple[np.ndarray, int, bool]:
         # Threads may decode an image twice or exceed the cache by one image; both are harmless.
@@ -102,12 +149,10 @@ def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str]
         if index in cache:
             return cache[index]
         try:
-            data, label = fetch(index)
+            data, label = read(index)
             found = decode_image(data, decoding.channels), label, True
         except DAMAGE as error:
-            if not decoding.skip_corrupt:
-                raise UserError(f"cannot read image {name(index)}: {error}") from error
-            logging.warning("skipping image %s: %s", name(index), error)
+            skip(index, error)
             found = np.zeros((1, 1, decoding.channels), np.uint8), 0, False
         if found[0].nbytes <= room:
             cache[index] = found
@@ -123,20 +168,20 @@ def loader(fetch: Callable[[int], tuple[bytes, int]], name: Callable[[int], str]
 
 
 def listed_images(
-    place: str, listing: Listing, files: Sequence[str], decoding: Decoding, classes=(), labels: Sequence[int] = ()
+    place: str, listing: Listing, names: Sequence[str], decoding: Decoding, classes=(), labels: Sequence[int] = ()
 ) -> ImageSource:
-    """Returns a source of some `files` of a listing of `place`; without `labels`, all labels are 0."""
+    """Returns a source of the files `names` of a listing of `place`; without `labels`, all labels are 0."""
 
     def fetch(index: int) -> tuple[bytes, int]:
-        return listing.read(files[index]), labels[index] if labels else 0
+        return listing.read(names[index]), labels[index] if labels else 0
 
     def name(index: int) -> str:
-        return f"{place}/{files[index]}"
+        return f"{place}/{names[index]}"
 
     def content() -> str:
-        return digest([*files, *labels, *listing.sizes(files)])
+        return digest([*names, *labels, *listing.contents(names)])
 
-    return ImageSource(classes, decoding.channels, len(files), loader(fetch, name, decoding), name, content)
+    return ImageSource(classes, decoding.channels, len(names), loader(fetch, name, len(names), decoding), name, content)
 
 
 def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> ImageSource:
@@ -156,10 +201,12 @@ def _open_tfds(dataset: str, split: str, decoding: Decoding, data_dir: str) -> I
         return f"{info.full_name} {split}[{index}]"
 
     def content() -> str:
-        files = [Path(path) for path in info.splits[split].filepaths]
-        return digest([info.full_name, *classes, *(file.name for file in files), *file_sizes(files)])
+        paths = [Path(path) for path in info.splits[split].filepaths]
+        return digest([info.full_name, *classes, *(path.name for path in paths), *file_contents(paths)])
 
-    return ImageSource(classes, decoding.channels, len(records), loader(fetch, name, decoding), name, content)
+    return ImageSource(
+        classes, decoding.channels, len(records), loader(fetch, name, len(records), decoding), name, content
+    )
 
 
 def _supervised_keys(info, dataset: str) -> tuple[str, str]:
@@ -175,13 +222,14 @@ def _supervised_keys(info, dataset: str) -> tuple[str, str]:
 
 
 def _open_folder(place: str, split: str, decoding: Decoding) -> ImageSource:
-    listing = list_images(Path(place).expanduser())
+    listing, folder = within(list_images(Path(place).expanduser()), split)
+    place += folder
     by_class = class_folders(listing.names, split, place)
     classes = tuple(sorted(by_class))
     examples = [(str(file), label) for label, name in enumerate(classes) for file in sorted(by_class[name])]
     order = np.random.default_rng(0).permutation(len(examples))
-    files, labels = zip(*(examples[index] for index in order), strict=True)
-    return listed_images(place, listing, files, decoding, classes, labels)
+    chosen, labels = zip(*(examples[index] for index in order), strict=True)
+    return listed_images(place, listing, chosen, decoding, classes, labels)
 
 
 def _open_idx(place: str, split: str, decoding: Decoding) -> ImageSource:

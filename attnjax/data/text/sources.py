@@ -16,6 +16,7 @@ from attnjax.data.fingerprint import digest
 from attnjax.data.splits import Split, check_not_empty, check_split
 from attnjax.data.tfds import open_prepared
 from attnjax.errors import UserError, nearest
+from attnjax.files import reason
 
 _TEXT_FILE = re.compile(r"(?P<split>\w[\w.-]*)\.(?P<language>[\w-]+)")
 _TSV = re.compile(r"(?P<file>.+):(?P<first>[\w-]+),(?P<second>[\w-]+)")
@@ -69,7 +70,9 @@ def open_pairs(
     if source == target or not source or not target:
         raise UserError(f"source language '{source}' and target language '{target}' should be two different languages")
     part = Split.parse(split)
-    pairs = _without_blanks(openers[kind](place, part.name, (source, target)), spec, skip_blank)
+    with files.opening(spec):
+        pairs = openers[kind](place, part.name, (source, target))
+    pairs = _without_blanks(pairs, spec, skip_blank)
     if kind == "tsv":
         pairs = _by_sentence(pairs)
     start, stop = part.bounds(len(pairs))
@@ -173,10 +176,11 @@ def _read_zipped(path: Path) -> tuple[bytes, str]:
             if len(names) != 1:
                 listed = ", ".join(map(str, names)) or "none"
                 raise UserError(f"{path} should contain one text file, besides those named _...; it has: {listed}")
+            files.check_bytes(archive.getinfo(str(names[0])).file_size, path)
             return archive.read(str(names[0])), f"{path}/{names[0]}"
     except FileNotFoundError:
         raise UserError(f"no text file '{path}'") from None
-    except (zipfile.BadZipFile, OSError, zlib.error) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:  # RuntimeError: encrypted
         raise UserError(f"cannot read {path}: {error}") from error
 
 
@@ -189,7 +193,10 @@ def _open_tfds(dataset: str, split: str, languages: tuple[str, str], data_dir: s
         found = type(info.features).__name__
         raise UserError(f"tfds:{dataset} is not a translation data set: its features are {found}")
     _check_languages(languages, info.features, f"tfds:{dataset}")
-    records = [[record[language] for language in languages] for record in builder.as_data_source(split)]
+    try:
+        records = [[record[language] for language in languages] for record in builder.as_data_source(split)]
+    except (OSError, ValueError, IndexError, RuntimeError) as error:
+        raise UserError(f"cannot read tfds:{dataset} {split}: {reason(error)}") from error
     source, target = ([sides[side].decode("utf-8").strip() for sides in records] for side in (0, 1))
     return PairSource(languages, source, target, lambda index: f"{info.full_name} {split}[{index}]")
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ import sentencepiece
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from attnjax.errors import UserError, nearest
+from attnjax.files import write_atomically
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 KINDS = ("bpe", "unigram")
 _TOO_LARGE = re.compile(r"Vocabulary size too high .*<= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+
+LONGEST_WORD = 5_000  # characters; from 2**16 on, sentencepiece ends the process, and unigrams take minutes before
+_LONG_WORD = re.compile(rf"(\S{{{LONGEST_WORD}}})\S+")
 
 _sampling_lock = threading.Lock()  # sentencepiece has one random seed per process
 
@@ -72,8 +77,9 @@ def train_vocabulary(
 
     `kind` is "bpe" (Sennrich et al. 2016) or "unigram" (Kudo 2018). A joint vocabulary is learnt from both languages
     together; separate ones have `size` subwords each. Text is normalised with NFKC; `lowercase` also folds case, which
-    decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. The result is
-    deterministic. UserError if the kind is unknown or the sentences do not support the size, with the nearest possible.
+    decoding cannot undo. The rarest characters, beyond the share `coverage` of the text, become unk. Of words longer
+    than `LONGEST_WORD` the rest is not learnt from. The result is deterministic. UserError if the kind is unknown or
+    the sentences do not support the size, with the nearest possible.
     """
     if kind not in KINDS:
         raise UserError(f"unknown kind of vocabulary '{kind}': {nearest(kind, KINDS)}")
@@ -93,10 +99,11 @@ def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     if folder.is_dir():
         return
     unfinished = folder.with_name(f".{folder.name}.tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     names = ("joint",) if vocabulary.joint else ("source", "target")
     for name, model in zip(names, (vocabulary.source, vocabulary.target), strict=False):
-        (unfinished / f"{name}.model").write_bytes(model.serialized_model_proto())
+        write_atomically(unfinished / f"{name}.model", model.serialized_model_proto())
     unfinished.rename(folder)
 
 
@@ -144,6 +151,7 @@ def decode(model: SentencePieceProcessor, ids: Iterable[Sequence[int]]) -> list[
 def _train(sentences: Sequence[str], options: dict, place: str) -> SentencePieceProcessor:
     model = io.BytesIO()
     special = dict(pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK, pad_piece="<pad>")
+    sentences = [_LONG_WORD.sub(r"\1", sentence) for sentence in sentences]
     longest = max((len(sentence.encode()) for sentence in sentences), default=0)
     try:
         SentencePieceTrainer.train(
@@ -170,7 +178,10 @@ def _training_error(message: str, size: int, place: str) -> str:
 
 def _load(path: Path) -> SentencePieceProcessor:
     try:
-        model = SentencePieceProcessor(model_proto=path.read_bytes())
+        data = path.read_bytes()
+        if not data:  # sentencepiece would crash
+            raise UserError(f"cannot read vocabulary {path}: it is empty")
+        model = SentencePieceProcessor(model_proto=data)
         ids = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot read vocabulary {path}: {error}") from error

@@ -293,6 +293,12 @@ def test_bad_idx(idx_folder):
         labels.write_bytes(content)
         with pytest.raises(UserError, match=message):
             open_source(f"idx:{idx_folder}", "test")
+    images = idx_folder / "t10k-images-idx3-ubyte"
+    pixels = images.read_bytes()
+    images.write_bytes(pixels[:4] + struct.pack(">3I", 2**31, 2**31, 4))  # a product of 0 in 64 bits
+    with pytest.raises(UserError, match="truncated"):
+        open_source(f"idx:{idx_folder}", "test")
+    images.write_bytes(pixels)
     write_idx(labels, np.zeros(5, np.uint8))
     with pytest.raises(UserError, match="6 images but"):
         open_source(f"idx:{idx_folder}", "test")
@@ -383,6 +389,58 @@ def test_configs_must_be_named(data_dir, tmp_path):
 def test_data_dir_from_the_environment(data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     assert prepare("digits").info.splits["test"].num_examples == 360
+
+
+@pytest.fixture
+def copied(data_dir, tmp_path):
+    """The folder of a data set that a test may damage."""
+    shutil.copytree(data_dir, tmp_path / "tfds")
+    return tmp_path / "tfds" / "digits" / "1.0.0"
+
+
+def open_copied(folder, split="train", **options):
+    return open_source("tfds:digits", split, data_dir=str(folder.parents[1]), **options)
+
+
+def test_a_changed_record_file_is_other_data(copied):
+    source = open_copied(copied)
+    before = source.content()
+    (path,) = copied.glob("*train*")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert source.content() != before
+    path.unlink()
+    with pytest.raises(UserError, match=f"cannot read {path}: No such file"):
+        source.content()
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "*test*"])
+@pytest.mark.parametrize("content", [None, b"", b"[1, 2]", b"{"])
+def test_a_damaged_tfds_set_is_named(copied, name, content):
+    (path,) = copied.glob(name)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        open_copied(copied, "test").load([0])
+    assert "\n" not in str(raised.value) and "digits" in str(raised.value)
+    if content is None or "json" in name:
+        assert "prepare the data set again with experiments/prepare.py" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("write() failed: No space left on device")]
+)
+def test_preparing_on_a_full_disk(tmp_path, monkeypatch, error):
+    from attnjax.data.builders.digits import Digits
+
+    def full(self, **options):
+        raise error
+
+    monkeypatch.setattr(Digits, "download_and_prepare", full)
+    with pytest.raises(UserError, match=f"^cannot prepare 'digits' in {tmp_path}: No space left on device$"):
+        prepare("digits", str(tmp_path))
 
 
 def test_preparing_a_stock_set_asks_for_tensorflow(tmp_path, monkeypatch):

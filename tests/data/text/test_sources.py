@@ -3,6 +3,7 @@ import zipfile
 
 import pytest
 
+from attnjax.data import files
 from attnjax.data.text.sources import open_pairs
 from attnjax.errors import UserError
 
@@ -87,6 +88,20 @@ def test_missing_folder_no_files_and_damage(tmp_path):
     write(tmp_path / "train.de", "a\n")
     with pytest.raises(UserError, match=r"cannot read .*train\.en\.gz"):
         open_text(tmp_path)
+
+
+def test_compressed_text_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
+    write(tmp_path / "train.en", "a\n" * 500)
+    write(tmp_path / "train.de.gz", "b\n" * 500)
+    assert len(open_text(tmp_path)) == 500
+    write(tmp_path / "train.de.gz", "b\n" * 501)
+    with pytest.raises(UserError, match=r"train\.de\.gz has more than 1,000 bytes when decompressed"):
+        open_text(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("deu.txt", "a\tb\n" * 251)
+    with pytest.raises(UserError, match=r"a\.zip has more than 1,000 bytes when decompressed"):
+        open_tsv(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("spec", ["x", "text:", "csv:a", "folder:x"])

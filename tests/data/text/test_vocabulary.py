@@ -1,8 +1,10 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
+from attnjax.data.text import vocabulary as module
 from attnjax.data.text.sources import open_pairs
 from attnjax.data.text.vocabulary import (
     Sampling,
@@ -85,12 +87,32 @@ def test_largest_possible_size_is_possible():
     assert vocabulary(size=size).source.vocab_size() == size
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_word_beyond_sentencepieces_limit_is_cut(kind, monkeypatch):
+    """sentencepiece ends the process at 2**16 characters without a blank; unigrams are slow long before that."""
+    long = "ab" * 2**15 + " dog"
+    if kind == "bpe":
+        train_vocabulary([*ENGLISH, long], GERMAN, size=44)
+    monkeypatch.setattr(module, "LONGEST_WORD", 30)
+    monkeypatch.setattr(module, "_LONG_WORD", re.compile(r"(\S{30})\S+"))
+    made = [train_vocabulary([*ENGLISH, line], GERMAN, size=44, kind=kind) for line in (long, "ab" * 15 + " dog")]
+    assert len({vocabulary.source.serialized_model_proto() for vocabulary in made}) == 1
+
+
 def test_missing_and_damaged_vocabularies(tmp_path):
     with pytest.raises(UserError, match="no vocabulary in"):
         load_vocabulary(tmp_path)
-    (tmp_path / "joint.model").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"cannot read vocabulary .*joint\.model"):
-        load_vocabulary(tmp_path)
+    for damaged in (b"damaged", b"\x08\x01", b"\0" * 500, b""):
+        (tmp_path / "joint.model").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot read vocabulary .*joint\.model"):
+            load_vocabulary(tmp_path)
+
+
+def test_an_interrupted_save_leaves_nothing_behind(tmp_path):
+    (tmp_path / ".vocabulary.tmp").mkdir()
+    (tmp_path / ".vocabulary.tmp/source.model").touch()
+    save_vocabulary(vocabulary(), tmp_path / "vocabulary")
+    assert [path.name for path in tmp_path.glob("**/*") if path.is_file()] == ["joint.model"]
 
 
 # Sampling
