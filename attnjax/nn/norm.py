@@ -21,8 +21,8 @@ def layer_norm(epsilon: float, dtype: str, name: str | None) -> nn.LayerNorm:
 
 
 @contextlib.contextmanager
-def counting_rows(rows: jax.Array) -> Iterator[None]:
-    """Within this context batch statistics count the rows of a batch where `rows`, bool (B,), is True, and no others.
+def counting_rows(rows: jax.Array | None) -> Iterator[None]:
+    """Within this context batch statistics count the rows of a batch where `rows`, bool (B,), is True; None: all rows.
 
     A context, as most layers treat rows separately, and models need not know of padding to pass it to those that mix
     them.
@@ -54,35 +54,33 @@ class BatchNorm(nn.Module):
         ]
         mean, var = (statistic.value for statistic in running)
         if train:
-            counts, factor = _counting(x)
-            means = _mean_over(x.astype(jnp.float32), counts)
-            mean = means * factor
-            squares = _mean_over(jnp.square(x.astype(jnp.float32) - mean), counts)
-            var = squares * factor
-            for statistic, new in zip(running, (means, squares), strict=True):
-                # In this order the factor of 1 changes no bit of what the compiler makes of the other two.
-                moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * new * factor
-                statistic.value = jnp.where(factor > 0, moved, statistic.value)
+            mean, var, moves = _statistics(x.astype(jnp.float32), _rows.get())
+            for statistic, new in zip(running, (mean, var), strict=True):
+                moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * new
+                statistic.value = moved if moves is None else jnp.where(moves, moved, statistic.value)
+        mean, var, scale, bias = (c.reshape(*(1,) * (x.ndim - 1), -1) for c in (mean, var, scale, bias))
         y = (x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias
         return y.astype(self.dtype)
 
 
-def _counting(x):
-    """Returns which entries of x count, (B, 1, ..., 1), and all rows of the global batch divided by those that count.
+def _statistics(x, rows):
+    """Returns mean and variance (C,) over the rows of the global batch that count, and whether any does.
 
-    The mean over all rows, with zeros for those that do not count, times this factor is the mean over those that do. It
-    is exactly 1 where all count, and 0 where none does.
+    `rows` None: all count, without a computation that says so.
     """
-    rows, axis = _rows.get(), batch_axis()
     if rows is None:
-        return True, 1.0
-    share = rows.astype(jnp.float32).mean()
-    share = share if axis is None else jax.lax.pmean(share, axis)
-    return rows.reshape(-1, *(1,) * (x.ndim - 1)), jnp.where(share > 0, 1 / jnp.maximum(share, 1e-9), 0)
+        mean = _mean(x)
+        return mean, _mean(jnp.square(x - jnp.expand_dims(mean, tuple(range(x.ndim - 1))))), None
+    # Zeros for the other rows, and the mean over all rows times all / counting rows: with equal shares of the rows, the
+    # devices need not exchange how many of theirs count.
+    counts = rows.reshape(-1, *(1,) * (x.ndim - 1))
+    share = _mean(counts.astype(jnp.float32).reshape(-1, 1))
+    factor = 1 / jnp.maximum(share, 1e-9)
+    mean = _mean(jnp.where(counts, x, 0)) * factor
+    return mean, _mean(jnp.where(counts, jnp.square(x - mean), 0)) * factor, share > 0
 
 
-def _mean_over(x, counts):
-    """Returns the mean (C,) over all rows of the global batch, with zeros where `counts` is False."""
-    axis = batch_axis()
-    mean = jnp.where(counts, x, 0).mean(tuple(range(x.ndim - 1)))
+def _mean(x):
+    """Returns the mean (C,) of x (B, ..., C) over the global batch."""
+    mean, axis = x.mean(tuple(range(x.ndim - 1))), batch_axis()
     return mean if axis is None else jax.lax.pmean(mean, axis)

@@ -24,6 +24,7 @@ class ClassificationObjective:
     model: nn.Module
     label_smoothing: float = 0.0  # s of the target (1 - s) * one_hot + s / num_classes (Szegedy et al. 2016, section 7)
     frozen: tuple[str, ...] = ()  # parts of the model that are not trained; see `nn.freezing`
+    masks: bool = True  # whether training batches may have masked rows, which batch statistics then leave out
 
     def __post_init__(self):
         check_frozen(self.model, self.frozen)
@@ -41,7 +42,7 @@ class ClassificationObjective:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts images."""
         options = {"train": True, "rngs": {"dropout": rng}, "mutable": list(model_state)}
         params = without_gradients(params, self.frozen)
-        with frozen_parts(self.frozen), counting_rows(batch["mask"]):
+        with frozen_parts(self.frozen), counting_rows(batch["mask"] if self.masks else None):
             logits, new_state = self._apply(params, model_state, batch["image"], **options)
         target = jax.nn.one_hot(batch["label"], logits.shape[-1])
         if "label_other" in batch:

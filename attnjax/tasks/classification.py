@@ -74,7 +74,9 @@ class ClassificationTask:
         models.check_image_size(config.model, image_format.image_size)
         return cls(
             model_name=config.model.name,
-            objective=ClassificationObjective(model, config.label_smoothing, tuple(config.optimizer.freeze)),
+            objective=ClassificationObjective(
+                model, config.label_smoothing, tuple(config.optimizer.freeze), masks=config.data.skip_corrupt
+            ),
             classes=classes,
             data=_splits(config.data),
             image_format=image_format,

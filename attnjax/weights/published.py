@@ -143,7 +143,9 @@ def _class_names(description, num_classes, where):
 
 def _image_size(description, where):
     """Returns the (height, width) of the images in training, if it is known."""
-    size = description.get("image_size", description.get("pretrained_cfg", {}).get("input_size", [0])[1:]) or None
+    timms = description.get("pretrained_cfg")
+    size = timms.get("input_size") if isinstance(timms, dict) else None  # channels, height, width
+    size = description.get("image_size", size[1:] if isinstance(size, list) else None)
     sides = [size, size] if isinstance(size, int) else size
     if sides is None:
         return None

@@ -127,8 +127,8 @@ def test_lines_are_truncated_to_the_models_limit(make_config, vocabulary):
 
 def test_a_search_that_does_not_fit_into_memory_is_not_begun(translator, monkeypatch):
     task, variables, _ = translator
-    with pytest.raises(UserError, match=r"beam_size=1000000 needs about .+ GiB for 8 rows, and .+ GiB are free"):
-        task.translate(variables, SHORT[:1], beam_size=1_000_000)
+    with pytest.raises(UserError, match=r"beam_size=100000000 needs about .+ GiB for 8 rows, and .+ GiB are free"):
+        task.translate(variables, SHORT[:1], beam_size=100_000_000)
     monkeypatch.setattr("attnjax.tasks.search.free_bytes", lambda: None)  # unknown
     assert task.translate(variables, SHORT[:1], beam_size=1)
 

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnjax.data.images.format import ImageFormat
 from attnjax.errors import UserError
@@ -112,6 +114,21 @@ def test_what_is_written_is_read_again(image_format, processor, tmp_path):
     assert np.array_equal([again.mean, again.std], sides)
     for field in ("image_size", "resize", "crop_fraction", "interpolation"):
         assert getattr(again, field) == getattr(image_format, field)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+@given(
+    side=st.integers(1, 40),
+    resize=st.sampled_from(["crop", "stretch"]),
+    fraction=st.floats(0.3, 1.0),
+    interpolation=st.sampled_from(["nearest", "bilinear", "bicubic"]),
+)
+def test_the_same_pixels_are_seen(side, resize, fraction, interpolation):
+    ours = ImageFormat((side, side), resize=resize, crop_fraction=fraction, interpolation=interpolation)
+    _, settings = preprocessing.to_huggingface(ours)
+    theirs = ImageFormat(**preprocessing._from_huggingface(settings))
+    image = np.random.default_rng(side).integers(0, 256, (23, 31, 3), np.uint8)
+    np.testing.assert_array_equal(theirs.fit(image), ours.fit(image))
 
 
 def test_no_processor_crops_to_a_shape_that_is_not_square():
