@@ -17,7 +17,7 @@ class WriteError(UserError):
 
 
 class Diverged(UserError):
-    """Training stopped at a loss or gradient that is NaN or infinite; nothing the user typed was wrong."""
+    """Losses, gradients or probabilities are NaN or infinite; nothing the user typed was wrong."""
 
     exit_code = 1
 

@@ -3,8 +3,11 @@
 python experiments/convert.py WEIGHTS --config configs/X.py --workdir runs/x [--classes cat,dog] [--config.a.b=v]
 python experiments/convert.py runs/x --huggingface OUT_FOLDER [--checkpoint best]
 
-WEIGHTS is a .npz (Google), .safetensors or torch file, or a Hugging Face folder. The config's model must be the
-weights' model; every mismatch is listed. Use the run folder with evaluate.py and predict.py, or --config.init_from.
+WEIGHTS is a .npz (Google), .safetensors or torch file, or a Hugging Face folder. Of a torch file with several state
+dicts, FILE:NAME is the one called NAME. The config's model must be the weights' model; every mismatch is listed. How
+images are resized and normalised is taken from a preprocessor_config.json or timm's config.json beside the weights,
+unless --config.data... says otherwise. A translator's folder must have been written by --huggingface, with its subwords
+and settings of beam search. Use the run folder with evaluate.py and predict.py, or --config.init_from.
 
 --huggingface writes a ViT, a Swin, or a Transformer for translation with its subwords (token ids stay the run's). A
 model that transformers' class cannot compute is refused: its Marian has norm=post, positions=concatenated and
@@ -14,14 +17,17 @@ epsilon=1e-5.
 import argparse
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from attnjax import cli
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
-from attnjax.runs.experiment import Experiment
+from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.initialise import load
-from attnjax.weights import published
+from attnjax.tasks.translation import TranslationTask
+from attnjax.weights import marian_files, published, transformer
 
 
 def main() -> None:
@@ -44,7 +50,8 @@ def main() -> None:
     elif args.config and args.workdir:
         config = config_lib.load(args.config)
         config_lib.override(config, args.overrides)
-        import_weights(args.source, config, args.workdir, args.classes)
+        given = tuple(path for path, _ in args.overrides)
+        import_weights(args.source, config, args.workdir, class_names=args.classes, given=given)
     else:
         raise UserError("say what to write: --config FILE and --workdir FOLDER, or --huggingface FOLDER")
 
@@ -56,21 +63,65 @@ def export_run(workdir: Path, checkpoint: str, out: Path) -> None:
     print(f"{out}: weights of step {run.step:,} for transformers' {readers}")
 
 
-def import_weights(source: Path, config, workdir: Path, class_names: str | None) -> None:
-    """Writes published weights as a run folder at step 0."""
+def import_weights(
+    source: Path, config: ConfigDict, workdir: Path, *, class_names: str | None, given: tuple[str, ...]
+) -> None:
+    """Writes published weights as a run folder at step 0; `given` are the fields that stay as they are."""
     if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
-    weights = published.read(source, config.model, (*config.data.image_size, config.data.channels))
-    classes = _classes(weights, class_names)
-    experiment = Experiment.classifier(config, classes)
-    converted, report = load(experiment.create_state(), weights, config)
+    if config.task == "classification":
+        experiment, state, report = _classifier(source, config, class_names, given)
+        what = f"{config.model.name} of {len(experiment.task.classes)} classes"
+    elif config.task == "translation" and not class_names:
+        experiment, state, report = _translator(source, config, given)
+        what = f"{config.model.name} for {'-'.join(config.data.languages)}"
+    else:
+        raise UserError("only image classifiers and translators, which have no --classes, become run folders")
     checkpoints = Checkpoints(workdir, config.best_metric)
-    checkpoints.save_weights(converted)
+    checkpoints.save_weights(state)
     checkpoints.close()
     folder.write_description(workdir, experiment)
     for line in report:
         print(line)
-    print(f"{workdir}: {config.model.name} of {len(classes)} classes, from {source}")
+    print(f"{workdir}: {what}, from {source}")
+
+
+def _classifier(source, config, class_names, given):
+    """Returns the experiment, its state with the weights, and a report of what was changed."""
+    weights = published.read(source, config.model, (*config.data.image_size, config.data.channels), adopt=True)
+    adopted = [
+        *_adopt(config.model, weights.model_fields, "model", given),
+        *_adopt(config.data, weights.image_format, "data", given),
+    ]
+    experiment = Experiment.classifier(config, _classes(weights, class_names))
+    state, report = load(experiment.create_state(), weights, config)
+    return experiment, state, [*adopted, *report]
+
+
+def _translator(source, config, given):
+    """Returns the same for a Hugging Face folder of a Transformer."""
+    vocabulary, languages = marian_files.read_subwords(source), marian_files.read_languages(source)
+    adopted = [
+        *_adopt(config.decoding, marian_files.read_decoding(source), "decoding", given),
+        *_adopt(config.data, {"languages": languages} if languages else {}, "data", given),
+    ]
+    devices = make_devices(config)
+    experiment = Experiment(config, devices, TranslationTask.with_vocabulary(config, devices, vocabulary))
+    state = experiment.create_state()
+    return experiment, state.replace(params=transformer.read(source, experiment.task.objective.model)), adopted
+
+
+def _adopt(group, fields, where, given):
+    """Sets the fields of a group that say how the weights are used, but for those `given`; returns a line on each."""
+    report = []
+    for name, value in fields.items():
+        kept = f"{where}.{name}" in given
+        if group[name] != value:
+            change = "kept, not" if kept else "->"
+            report.append(f"{where}.{name} {group[name]} {change} {value}, as beside the weights")
+        if not kept:
+            group[name] = value
+    return report
 
 
 def _classes(weights, names):

@@ -81,7 +81,8 @@ def _output() -> dict[str, Any]:
             "length_penalty": "gnmt",  # ((5 + length) / 6)^alpha; "average": length^alpha; "none"
             "alpha": 0.6,
             "early_stopping": False,  # True: stop at beam_size finished hypotheses, however unlikely: fairseq's rule
-            "min_length": 1,  # counting eos
+            "score_forced_eos": True,  # an eos forced by the maximum length counts its log-probability; False: 0
+            "min_length": 1,  # counting eos; an output ends before it only where the rules leave no other token
             "extra_length": 50,  # an output has at most this many tokens more than its source
             "no_repeat_ngram": 0,  # no n-gram of this size twice; 0: no such rule
         },

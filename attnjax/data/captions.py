@@ -158,7 +158,8 @@ def training_images(
 
     def attach(pairs: np.ndarray, rows: slice, rng: np.random.Generator) -> Batch:
         images = np.where(pairs < 0, -1, index[pairs])
-        return {"image": training_batch(source, images, rows, rng, image_format, augmentation)["image"]}
+        batch = training_batch(source, images, rows, rng, image_format, augmentation)
+        return {name: batch[name] for name in ("image", "mask")}
 
     return attach
 

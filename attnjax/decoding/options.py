@@ -27,6 +27,8 @@ class Options:
     length_penalty: str = "none"  # one of LENGTH_PENALTIES
     alpha: float = 1.0  # strength of the length penalty
     early_stopping: bool = False  # stop at `beam_size` finished hypotheses, as fairseq does; see `beam_search`
+    # An eos forced by the maximum length counts its own log-probability, as in fairseq; False: 0, as in transformers.
+    score_forced_eos: bool = True
     no_repeat_ngram: int = 0  # no n-gram of this size occurs twice in an output; 0 for no such rule
     pad: int = 0
     bos: int = 1  # the first token fed to the decoder; some published models use eos or pad

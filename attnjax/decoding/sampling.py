@@ -77,7 +77,7 @@ class _State:
     cache: PyTree
     tokens: jax.Array  # (B, K, L)
     log_probs: jax.Array  # (B, K, L)
-    totals: jax.Array  # (B, K), -inf where every token was forbidden
+    totals: jax.Array  # (B, K), NaN or -inf where the model gave no finite log-probability
     lengths: jax.Array  # (B, K), 0 before eos
 
     @property

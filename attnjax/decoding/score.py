@@ -31,6 +31,8 @@ def normalise(total: jax.Array, lengths: ArrayLike, options: Options) -> jax.Arr
 def score(logits: jax.Array, tokens: jax.Array, options: Options) -> Hypotheses:
     """Scores given sequences as a search does: for the output of a search, the result is equal to the search's.
 
+    The exception is an eos that the maximum length forced where `options.score_forced_eos` is False.
+
     Args:
       logits: (..., T, V), by teacher forcing: those at position t are computed from bos and the tokens before t.
       tokens: (..., T) int32, ending with eos, padded with pad.

@@ -4,7 +4,7 @@ Shapes: B batch, K hypotheses per example, L maximum length, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,15 @@ def batch_size(cache: PyTree) -> int:
     return shapes[0][0]
 
 
-def forced_tokens(batch: int, options: Options, max_lengths: Ints, prefix: Ints) -> jax.Array:
-    """Returns the token forced at each position, (B, L) int32; pad where none is.
+class Forced(NamedTuple):
+    """Tokens that an output must have: (B, L) int32, pad where there is none, and the maximum lengths (B,) int32."""
+
+    tokens: jax.Array
+    limits: jax.Array
+
+
+def forced_tokens(batch: int, options: Options, max_lengths: Ints, prefix: Ints) -> Forced:
+    """Returns the token forced at each position.
 
     Args:
       max_lengths: (B,) int or None, at most options.max_length: eos is forced there, even against the prefix.
@@ -44,23 +51,27 @@ def forced_tokens(batch: int, options: Options, max_lengths: Ints, prefix: Ints)
         prefix = jnp.asarray(prefix, jnp.int32)[:, : options.max_length]
         forced = forced.at[:, : prefix.shape[1]].set(prefix)
     limits = options.max_length if max_lengths is None else jnp.clip(max_lengths, 1, options.max_length)
-    return forced.at[jnp.arange(batch), limits - 1].set(options.eos)
+    limits = jnp.broadcast_to(jnp.asarray(limits, jnp.int32), (batch,))
+    return Forced(forced.at[jnp.arange(batch), limits - 1].set(options.eos), limits)
 
 
 def next_log_probs(
-    step: Step, cache: PyTree, tokens: jax.Array, position: jax.Array, forced: jax.Array, options: Options
+    step: Step, cache: PyTree, tokens: jax.Array, position: jax.Array, forced: Forced, options: Options
 ) -> tuple[jax.Array, PyTree]:
     """Runs the decoder once; returns the next token's log-probabilities (B, K, V), -inf if forbidden, and the cache.
+
+    Where the rules leave no token at all, the output ends: eos is allowed, even before the minimum length.
 
     Args:
       tokens: (B, K, L) int32, the output so far: valid before `position`.
       position: () int32.
-      forced: (B, L) int32, from `forced_tokens`.
+      forced: from `forced_tokens`.
     """
     token = jnp.where(position == 0, options.bos, tokens[:, :, position - 1])
     logits, cache = step(cache, token.reshape(-1), position)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(*token.shape, -1)
-    forced = forced[:, position, None, None]  # (B, 1, 1)
+    must = forced.tokens[:, position, None, None]  # (B, 1, 1)
+    at_limit = (position == forced.limits - 1)[:, None, None]
     vocabulary = jnp.arange(log_probs.shape[-1])
     forbidden = vocabulary == options.pad
     if options.bos != options.eos:
@@ -68,8 +79,11 @@ def next_log_probs(
     forbidden |= (vocabulary == options.eos) & (position < options.min_length - 1)
     if 0 < options.no_repeat_ngram < options.max_length:
         forbidden |= _repeats(tokens, position, options.no_repeat_ngram, log_probs.shape[-1])
-    # A forced token overrides all other rules; its log-probability is unchanged.
-    forbidden = jnp.where(forced == options.pad, forbidden, vocabulary != forced)
+    forbidden &= ~(forbidden.all(-1, keepdims=True) & (vocabulary == options.eos))
+    # A forced token overrides all other rules; its log-probability is unchanged, but for the option.
+    forbidden = jnp.where(must == options.pad, forbidden, vocabulary != must)
+    if not options.score_forced_eos:
+        log_probs = jnp.where(at_limit & ~jnp.isnan(log_probs), 0.0, log_probs)
     return jnp.where(forbidden, -jnp.inf, log_probs), cache
 
 

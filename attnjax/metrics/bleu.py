@@ -1,5 +1,8 @@
 """BLEU and chrF of translations with sacreBLEU, and tokenised BLEU with the Moses tokeniser."""
 
+import functools
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,9 +36,9 @@ def words_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], o
     return metric.corpus_score(list(hypotheses), streams).score, f"{metric.get_signature()}|n:{order}|words"
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+def chrf(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False) -> tuple[float, str]:
     """Returns corpus chrF2 in percent (Popovic 2015) and its signature."""
-    return _score(sacrebleu.CHRF(), hypotheses, references)
+    return _score(sacrebleu.CHRF(lowercase=lowercase), hypotheses, references)
 
 
 def tokenised_bleu(
@@ -55,9 +58,48 @@ def tokenised_bleu(
     return value, signature.replace("tok:none", f"tok:moses-{language}")
 
 
-def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def exact_match(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool = False) -> float:
     """Returns the share of translations that equal their reference, character by character."""
-    return sum(a == b for a, b in zip(hypotheses, references, strict=True)) / len(references)
+    pairs = zip(hypotheses, references, strict=True)
+    return sum(a.lower() == b.lower() if lowercase else a == b for a, b in pairs) / len(references)
+
+
+# Scripts that are not divided into words by blanks (in Korean, into very long ones) -> sacreBLEU's tokeniser for them.
+# Japanese uses the letters of Chinese too, so it comes first.
+_SCRIPTS = {
+    r"[\u3040-\u30ff]": "ja-mecab",
+    r"[\u1100-\u11ff\uac00-\ud7af]": "ko-mecab",
+    r"[\u3400-\u4dbf\u4e00-\u9fff]": "zh",
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]": "flores200",  # Thai, Lao, Burmese, Khmer
+}
+_AT_BLANKS = ("13a", "intl", "none")
+
+
+def needed_tokeniser(references: Sequence[str]) -> str:
+    """Returns sacreBLEU's tokeniser for references that blanks do not divide into words, "" for others.
+
+    It is that of a script with at least a tenth of the letters of the first thousand references.
+    """
+    text = "".join(references[:1000])
+    letters = sum(map(str.isalpha, text))
+    return next((name for script, name in _SCRIPTS.items() if len(re.findall(script, text)) * 10 > letters), "")
+
+
+def check_tokeniser(tokenize: str, references: Sequence[str]) -> None:
+    """Warns, once, if a tokeniser does not divide the references into words: Chinese, Japanese, Korean and others."""
+    if tokenize in _AT_BLANKS and (needed := needed_tokeniser(references)):
+        _warn(f"bleu.tokenize={tokenize} divides text at blanks: for this target language use {needed}, or char")
+
+
+def check_words(references: Sequence[str]) -> None:
+    """Warns, once, if blanks do not divide captions into words, by which they are measured."""
+    if needed_tokeniser(references):
+        _warn("captions are measured by the words between blanks: divide those of this language into words beforehand")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    logging.warning(message)
 
 
 def _score(metric, hypotheses, references):

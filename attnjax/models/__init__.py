@@ -52,8 +52,8 @@ MODELS: dict[str, Model] = {
     "captioner": Model(Captioner, rules=ATTENTION + CONVOLUTION),  # of text and encoder, whose paths do not collide
 }
 
-# Fields that come from a config's data and optimizer, not from its model.
-DATA_FIELDS = ("num_classes", "source_vocabulary", "target_vocabulary", "freeze_encoder")
+# Fields that come from a config's data, not from its model.
+DATA_FIELDS = ("num_classes", "source_vocabulary", "target_vocabulary")
 
 
 def lookup(name: str) -> Model:
@@ -150,10 +150,7 @@ def _takes(module, names):
     return set(names) <= {field.name for field in dataclasses.fields(module)}
 
 
-def build_captioner(
-    config: Mapping[str, Any], *, freeze_encoder: bool = False, dtype: str = "float32", **sizes: int
-) -> Captioner:
+def build_captioner(config: Mapping[str, Any], *, dtype: str = "float32", **sizes: int) -> Captioner:
     """Returns the captioner whose `encoder` and `text` are configs of `fields`; `sizes` are the text's vocabularies."""
     encoder = build(config["encoder"], num_classes=0, dtype=dtype)
-    text = cast(transformer.Transformer, build(config["text"], dtype=dtype, **sizes))
-    return Captioner(encoder=encoder, text=text, freeze_encoder=freeze_encoder)
+    return Captioner(encoder=encoder, text=cast(transformer.Transformer, build(config["text"], dtype=dtype, **sizes)))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError
@@ -26,7 +25,6 @@ class Captioner(nn.Module):
 
     encoder: nn.Module
     text: Transformer
-    freeze_encoder: bool = False  # no gradient, dropout or update of batch statistics; the optimizer skips it as well
 
     def __post_init__(self):
         if not hasattr(self.encoder, "tokens"):
@@ -49,9 +47,7 @@ class Captioner(nn.Module):
     def memories(self, image, source=None, *, train: bool = False) -> list[Memory]:
         """Returns the memory of each cross-attention: tokens (B, S, D) and mask."""
         kinds = self.text.cross_attention
-        tokens, _ = self.encoder.tokens(image, train=train and not self.freeze_encoder)
-        if self.freeze_encoder:
-            tokens = jax.lax.stop_gradient(tokens)
+        tokens, _ = self.encoder.tokens(image, train=train)
         if tokens.shape[-1] != self.text.width:
             tokens = self.adapter(tokens)
         if source is None:

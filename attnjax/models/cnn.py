@@ -1,7 +1,6 @@
 """Convolutional networks: LeNet-5 (LeCun et al. 1998) and ResNet (He et al. 2015)."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 from attnjax.errors import UserError, check_choice
 from attnjax.nn.blocks import activation
-from attnjax.nn.norm import batch_norm
+from attnjax.nn.norm import BatchNorm
 from attnjax.nn.pooling import pool
 from attnjax.nn.remat import apply_block
 
@@ -74,7 +73,9 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = partial(batch_norm, train, self.dtype)
+        def norm(name, x):
+            return BatchNorm(self.dtype, name=name)(x, train=train)
+
         if self.bottleneck:
             inner = self.features // 4
             layers = [(inner, 1, 1), (inner, 3, self.stride), (self.features, 1, 1)]
@@ -82,10 +83,10 @@ class ResidualBlock(nn.Module):
             layers = [(self.features, 3, self.stride), (self.features, 3, 1)]
         y = x
         for i, (features, window, stride) in enumerate(layers, start=1):
-            y = norm(f"norm{i}")(conv(features, window, stride, self.dtype, f"conv{i}")(y))
+            y = norm(f"norm{i}", conv(features, window, stride, self.dtype, f"conv{i}")(y))
             y = nn.relu(y) if i < len(layers) else y
         if x.shape != y.shape and self.project:
-            x = norm("shortcut_norm")(conv(self.features, 1, self.stride, self.dtype, "shortcut")(x))
+            x = norm("shortcut_norm", conv(self.features, 1, self.stride, self.dtype, "shortcut")(x))
         elif x.shape != y.shape:
             x = pad_shortcut(x, self.features, self.stride)
         return nn.relu(x + y)
@@ -126,7 +127,7 @@ class ResNet(nn.Module):
         check_choice("stem", self.stem, ("cifar", "imagenet"))
         features, window, stride = (self.features[0], 3, 1) if self.stem == "cifar" else (64, 7, 2)
         x = conv(features, window, stride, self.dtype, "stem")(x)
-        x = nn.relu(batch_norm(train, self.dtype, "stem_norm")(x))
+        x = nn.relu(BatchNorm(self.dtype, name="stem_norm")(x, train=train))
         if self.stem == "imagenet":
             x = pool(x, self.stem_pooling, window=3, stride=2, padding=1)
         for stage, (blocks, features) in enumerate(zip(self.blocks, self.features, strict=True)):

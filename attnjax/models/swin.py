@@ -20,7 +20,16 @@ from attnjax.nn.linear import Linear
 from attnjax.nn.norm import layer_norm
 from attnjax.nn.positions import LearnedPositions
 from attnjax.nn.remat import apply_blocks
-from attnjax.nn.windows import SHIFTS, Pair, fit_window, merge, pad_to_multiple, partition, shifted_window_mask
+from attnjax.nn.windows import (
+    SHIFT_RULES,
+    SHIFTS,
+    Pair,
+    fit_window,
+    merge,
+    pad_to_multiple,
+    partition,
+    shifted_window_mask,
+)
 
 EPSILON = 1e-5  # of every LayerNorm, as in Microsoft's code
 
@@ -32,6 +41,12 @@ def padded_grid(image_size: Pair, patch_size: int) -> Pair:
     """Returns the rows and columns of patches of an image, which is padded to whole patches."""
     height, width = image_size
     return -(-height // patch_size), -(-width // patch_size)
+
+
+def maps(image_size: Pair, patch_size: int, stages: int) -> list[Pair]:
+    """Returns the rows and columns of the map of each stage."""
+    rows, columns = padded_grid(image_size, patch_size)
+    return [(-(-rows // 2**stage), -(-columns // 2**stage)) for stage in range(stages)]
 
 
 def position_grids(image_size: Pair, config: Mapping[str, Any]) -> dict[str, Pair]:
@@ -133,6 +148,9 @@ class Swin(nn.Module):
     window: int = 7
     shift: bool = True  # in every second block; table 4
     shift_by: str = "cyclic"  # or "padding", which computes the same with more windows; section 3.2
+    # Which maps shift: "per_axis" as in timm, or "shorter_side" as in Microsoft's and Hugging Face's weights. They
+    # differ for maps that are not square and, along an axis, no longer than the window; see `nn.windows.fit_window`.
+    shift_rule: str = "per_axis"
     position: str = "relative"  # of POSITIONS; table 4
     # Of the initial kernels, except the patch projection's, whose scale the LayerNorm after it removes. Microsoft's
     # normal distribution is truncated only at 2, a hundred deviations. 0: Xavier uniform, better for small models.
@@ -147,6 +165,7 @@ class Swin(nn.Module):
 
     def setup(self):
         check_choice("shift_by of swin", self.shift_by, SHIFTS)
+        check_choice("shift_rule of swin", self.shift_rule, SHIFT_RULES)
         check_choice("position of swin", self.position, POSITIONS)
         if len(self.depths) != len(self.num_heads):
             raise UserError(
@@ -195,7 +214,7 @@ class Swin(nn.Module):
 
     def _stage(self, x, stage, train):
         """Returns the map after the blocks of a stage, alternately regular and shifted."""
-        window, shift = fit_window(x.shape[1:3], self.window)
+        window, shift = fit_window(x.shape[1:3], self.window, self.shift_rule)
         shifts = [(0, 0), shift if self.shift else (0, 0)]
         masks = [shifted_window_mask(x.shape[1:3], window, s, self.shift_by) if any(s) else None for s in shifts]
         before, last = sum(self.depths[:stage]), sum(self.depths) - 1

@@ -32,13 +32,19 @@ import numpy as np
 Pair = tuple[int, int]
 
 
-def fit_window(size: Pair, window: int) -> tuple[Pair, Pair]:
+SHIFT_RULES = ("per_axis", "shorter_side")
+
+
+def fit_window(size: Pair, window: int, rule: str = "per_axis") -> tuple[Pair, Pair]:
     """Returns the window and the shift of shifted blocks for a map of `size`: `window`, and half of it.
 
-    An axis no longer than the window is a single window of its own length, without a shift. As in timm, this is decided
-    per axis; Microsoft's code decides for both axes by the shorter one.
+    With "per_axis", timm's rule, an axis no longer than the window is a single window of its own length, without a
+    shift. With "shorter_side", Microsoft's and Hugging Face's, both axes follow the shorter one: if it is no longer
+    than the window, the window is a square of its length and neither axis shifts.
     """
     (height, width), half = size, window // 2
+    if rule == "shorter_side" and min(size) <= window:
+        return (min(size), min(size)), (0, 0)
     return (min(height, window), min(width, window)), (half * (height > window), half * (width > window))
 
 

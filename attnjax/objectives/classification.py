@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from attnjax.metrics.sums import Metrics
+from attnjax.nn.freezing import check_frozen, frozen_parts, without_gradients
+from attnjax.nn.norm import counting_rows
 from attnjax.objectives import Batch, LossAndAux, PyTree
 
 
@@ -21,6 +23,11 @@ class ClassificationObjective:
 
     model: nn.Module
     label_smoothing: float = 0.0  # s of the target (1 - s) * one_hot + s / num_classes (Szegedy et al. 2016, section 7)
+    frozen: tuple[str, ...] = ()  # parts of the model that are not trained; see `nn.freezing`
+    masks: bool = True  # whether training batches may have masked rows, which batch statistics then leave out
+
+    def __post_init__(self):
+        check_frozen(self.model, self.frozen)
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state (batch statistics, or empty) for a batch of these shapes."""
@@ -34,7 +41,9 @@ class ClassificationObjective:
     def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts images."""
         options = {"train": True, "rngs": {"dropout": rng}, "mutable": list(model_state)}
-        logits, new_state = self._apply(params, model_state, batch["image"], **options)
+        params = without_gradients(params, self.frozen)
+        with frozen_parts(self.frozen), counting_rows(batch["mask"] if self.masks else None):
+            logits, new_state = self._apply(params, model_state, batch["image"], **options)
         target = jax.nn.one_hot(batch["label"], logits.shape[-1])
         if "label_other" in batch:
             share = batch["label_weight"][:, None]

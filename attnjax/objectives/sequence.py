@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from attnjax import decoding
 from attnjax.decoding.steps import Ints
 from attnjax.metrics.sums import Metrics
+from attnjax.nn.freezing import check_frozen, frozen_parts, without_gradients
 from attnjax.nn.masks import PAD
+from attnjax.nn.norm import counting_rows
 from attnjax.objectives import Batch, LossAndAux, PyTree
 from attnjax.objectives.losses import token_losses
 
@@ -19,8 +21,9 @@ class SequenceObjective:
     """Cross-entropy of the next token, by teacher forcing.
 
     Batches: target (B, T + 1) int32, from bos to eos, and the model's inputs: source (B, S) int32, ending in eos, image
-    (B, H, W, C) float32, or both. Tokens are padded with pad; rows of padding alone do not count. Packed batches also
-    have `source_segments`, `source_positions` (B, S), `target_segments` and `target_positions` (B, T + 1).
+    (B, H, W, C) float32, or both. Tokens are padded with pad; rows of padding alone do not count, nor do rows where an
+    optional mask (B,) bool is False, as of images that could not be read. Packed batches also have `source_segments`,
+    `source_positions` (B, S), `target_segments` and `target_positions` (B, T + 1).
     The target is shifted here and nowhere else: the decoder reads its first T tokens and predicts its last T.
     """
 
@@ -28,6 +31,10 @@ class SequenceObjective:
     label_smoothing: float = 0.0
     smoothing_form: str = "uniform"
     reads: tuple[str, ...] = ("source",)  # the model's inputs: "source", "image" or both
+    frozen: tuple[str, ...] = ()  # parts of the model that are not trained; see `nn.freezing`
+
+    def __post_init__(self):
+        check_frozen(self.model, self.frozen)
 
     def init(self, rng: jax.Array, batch: dict[str, jax.ShapeDtypeStruct]) -> tuple[PyTree, PyTree]:
         """Returns parameters and model state (an image encoder's batch statistics, or empty) for these shapes."""
@@ -41,15 +48,18 @@ class SequenceObjective:
 
     def loss(self, params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array) -> LossAndAux:
         """Returns (sum of losses, (weight, metrics, new model state)), in training mode; the weight counts tokens."""
-        variables = {"params": params, **model_state}
-        logits, new_state = self._apply(variables, batch, train=True, rngs={"dropout": rng}, mutable=list(model_state))
+        batch = _without_masked(batch)
+        variables = {"params": without_gradients(params, self.frozen), **model_state}
+        options = {"train": True, "rngs": {"dropout": rng}, "mutable": list(model_state)}
+        with frozen_parts(self.frozen), counting_rows((batch["target"] != PAD).any(1)):
+            logits, new_state = self._apply(variables, batch, **options)
         losses, metrics = self._losses(logits, batch)
         tokens = metrics["nll"][1]
         return losses.sum(), (tokens, metrics | {"loss": (losses.sum(), tokens)}, new_state)
 
     def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
         """Returns the sums over tokens of loss, without label smoothing, and accuracy, in evaluation mode."""
-        _, metrics = self._losses(self.logits(params, model_state, batch), batch)
+        _, metrics = self._losses(self.logits(params, model_state, batch), _without_masked(batch))
         metrics["loss"] = metrics.pop("nll")
         return metrics
 
@@ -80,6 +90,15 @@ class SequenceObjective:
         search = decoding.greedy if options.beam_size == 1 else decoding.beam_search
         return search(step, cache["state"], options, max_lengths=max_lengths, prefix=prefix)
 
+    def cache_bytes(self, params: PyTree, model_state: PyTree, batch: Batch, length: int) -> int:
+        """Returns the bytes of the cache of `length` tokens with which `generate` starts on a batch, for one beam."""
+
+        def start(variables, inputs):
+            return self.model.apply(variables, **inputs, length=length, method="start_cache")
+
+        cache = jax.eval_shape(start, {"params": params, **model_state}, self._inputs(batch))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+
     def _apply(self, variables, batch, **options):
         packing = {}
         if "target_segments" in batch:
@@ -101,6 +120,13 @@ class SequenceObjective:
         # Not by argmax: XLA does not vectorize it on CPU.
         right = (jnp.take_along_axis(logits, labels[..., None], -1)[..., 0] >= logits.max(-1)) * real
         return losses, {"nll": (nll.sum(), real.sum()), "accuracy": (right.sum(), real.sum())}
+
+
+def _without_masked(batch):
+    """Returns the batch with padding as the target of masked rows."""
+    if "mask" not in batch:
+        return batch
+    return batch | {"target": jnp.where(batch["mask"][:, None], batch["target"], PAD)}
 
 
 def next_tokens(batch: Batch) -> jax.Array:

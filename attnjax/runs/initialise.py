@@ -18,6 +18,7 @@ from attnjax.runs.folder import Run, open_run
 from attnjax.training.state import TrainState
 from attnjax.weights import published
 from attnjax.weights.fitting import fit
+from attnjax.weights.naming import check_numbers
 from attnjax.weights.published import Weights
 
 # Model fields that change neither its weights nor what it computes with them in evaluation, and resizable ones.
@@ -26,35 +27,48 @@ _FREE_FIELDS = (
     *("attention_kernel", "shift_by", "remat", "scan", "window"),
 )
 RUN_RESIZE_RULE = "bicubic_antialias"
+IMAGE_FIELDS = ("mean", "std", "resize", "crop_fraction", "interpolation")  # of `data`: how images become inputs
 
 
-def initialise(state: TrainState, config: ConfigDict) -> tuple[TrainState, list[str]]:
+def initialise(
+    state: TrainState, config: ConfigDict, classes: tuple[str, ...] | None = None
+) -> tuple[TrainState, list[str]]:
     """Returns a fresh `state` with the weights that the config starts from, and a report of what was changed in them.
 
     `config.init_from` gives the weights of the complete model, `config.encoder_from` those of a captioner's image
     encoder. Each is a run folder (its best checkpoint, EMA weights if it has them) or a weights file. See
-    `weights.fitting.fit` for what may differ. The EMA, if on, restarts from the loaded weights.
+    `weights.fitting.fit` for what may differ; `classes` are those of the new run. The report also says where the
+    weights saw images of another mean, standard deviation or resizing. The EMA, if on, restarts from the weights.
     """
     report: list[str] = []
     if config.init_from:
-        state, report = load(state, _read(config.init_from, config), config)
+        weights = _read(config.init_from, config)
+        state, report = load(state, weights, config, classes)
+        report += _other_images(weights, config)
     if source := config.get("encoder_from"):
         if config.model.name != "captioner":
             raise UserError(f"encoder_from={source}: a {config.model.name} has no image encoder, only a captioner has")
         alone = ConfigDict({"model": config.model.encoder, "data": config.data})
-        encoder, changes = load(_part(state, "encoder"), _read(source, alone), alone)
+        weights = _read(source, alone)
+        encoder, changes = load(_part(state, "encoder"), weights, alone)
         params = state.params | {"encoder": encoder.params}
         model_state = {kind: old | {"encoder": encoder.model_state[kind]} for kind, old in state.model_state.items()}
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         state = dataclasses.replace(state, params=params, model_state=model_state, ema=ema)
-        report += [f"encoder initialised from {source}", *changes]
+        report += [f"encoder initialised from {source}", *changes, *_other_images(weights, config)]
     return state, report
 
 
-def load(state: TrainState, weights: Weights, config: ConfigDict) -> tuple[TrainState, list[str]]:
-    """Returns `state` with `weights` fitted to the config's model and image size, and a report of what was changed."""
+def load(
+    state: TrainState, weights: Weights, config: ConfigDict, classes: tuple[str, ...] | None = None
+) -> tuple[TrainState, list[str]]:
+    """Returns `state` with `weights` fitted to the config's model and image size, and a report of what was changed.
+
+    `classes` are the names of the new model's; without them a head for as many classes is kept.
+    """
     fresh = flatten_dict({"params": state.params, **state.model_state}, sep="/")
-    variables, report = fit(weights, fresh, lambda size: _grids(config.model, size), config.data.get("image_size"))
+    size = config.data.get("image_size")
+    variables, report = fit(weights, fresh, lambda size: _grids(config.model, size), size, classes)
     model_state = unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in variables.items()}, sep="/")
     params = model_state.pop("params")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
@@ -67,7 +81,9 @@ def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
     old, new = (ConfigDict({"model": resolve(c).model}) for c in (run.config, config))
     if changed := differences(old, new, [f"*.{field}" for field in _FREE_FIELDS]):
         raise UserError(f"'{workdir}' is a run of another model ({'; '.join(changed)})")
-    return _weights_of(run, str(workdir))
+    weights = _weights_of(run, str(workdir))
+    check_numbers(weights.variables, weights.source)
+    return weights
 
 
 def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
@@ -106,6 +122,16 @@ def _read(source: str, config: ConfigDict) -> Weights:
     return published.read(source, config.model, (*config.data.image_size, config.data.channels))
 
 
+def _other_images(weights: Weights, config: ConfigDict) -> list[str]:
+    """Returns a line on how the images of the weights differed from the config's, but for their size, or nothing."""
+    changed = [
+        f"data.{name} {value}, here {config.data[name]}"
+        for name, value in weights.image_format.items()
+        if name != "image_size" and value != config.data[name]
+    ]
+    return [f"the weights saw other images: {'; '.join(changed)}"] if changed else []
+
+
 def _part(state: TrainState, name: str) -> TrainState:
     """Returns the state of one part of the model, without an EMA."""
     model_state = {kind: parts[name] for kind, parts in state.model_state.items()}
@@ -114,13 +140,14 @@ def _part(state: TrainState, name: str) -> TrainState:
 
 def _weights_of(run: Run, source: str) -> Weights:
     variables = flatten_dict({"params": run.params, **run.model_state}, sep="/")
-    of_images = run.config.task == "classification"
+    data, of_images = run.config.data, run.config.task == "classification"
     classes = run.task.classes if of_images else ()
     return Weights(
         source=source,
         variables={path: np.asarray(array) for path, array in variables.items()},
         num_classes=len(classes),
         classes=classes,
-        image_size=tuple(run.config.data.image_size) if of_images else None,
+        image_size=tuple(data.image_size) if of_images else None,
         resize_rule=RUN_RESIZE_RULE,
+        image_format={name: data[name] for name in IMAGE_FIELDS} if of_images else {},
     )

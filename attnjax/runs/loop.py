@@ -57,7 +57,8 @@ def _first_state(experiment, workdir):
     config, devices, notes = experiment.config, experiment.devices, [f"new run, seed {experiment.config.seed}"]
     if has_checkpoint(workdir) or not (config.init_from or config.get("encoder_from")):
         return devices.create(experiment.create_state), notes
-    state, changes = initialise(experiment.create_state(), config)
+    classes = getattr(experiment.task, "classes", None)
+    state, changes = initialise(experiment.create_state(), config, classes)
     source = [f"initialised from {config.init_from}"] if config.init_from else []
     return devices.place(state), [*notes, *source, *changes]
 

@@ -74,21 +74,18 @@ class CaptioningTask(TextTask):
         """Returns the task with no data open; UserError where the model cannot take the config's batches."""
         if config.data.batching.method == "pack":
             raise UserError("data.batching.method=pack is for translation: each row here has its own image")
-        frozen = "encoder" in config.optimizer.freeze
         dtype, sizes = resolve_precision(config.precision), vocabulary_sizes(vocabulary)
         sees: tuple[str, ...] = ("image",) if config.model.get("name") == "captioner" else ()
-        model: Any
-        if sees:
-            model = models.build_captioner(config.model, freeze_encoder=frozen, dtype=dtype, **sizes)
-        else:
-            model = models.build(config.model, dtype=dtype, **sizes)
+        build = models.build_captioner if sees else models.build
+        model: Any = build(config.model, dtype=dtype, **sizes)
         reads = (*(("source",) if config.data.image_lines else ()), *sees)
         if not reads:
             raise UserError(f"a {config.model.name} cannot see images: captions need a model of captioner")
         if model.max_length < config.data.batching.max_length:
             length, limit = config.data.batching.max_length, model.max_length
             raise UserError(f"data.batching.max_length={length} is more than the model's max_length={limit}")
-        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form, reads)
+        frozen = tuple(config.optimizer.freeze)
+        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form, reads, frozen)
         return cls(
             model_name=config.model.name,
             objective=objective,
@@ -173,11 +170,13 @@ class CaptioningTask(TextTask):
         """Returns name -> (value, how it was computed), by the words of captions or the whole text of translations."""
         if source.sources is not None:
             references = [texts[0] for texts in source.references]
-            options = {name: self.bleu[name] for name in ("tokenize", "lowercase")}
+            case = {"lowercase": self.bleu["lowercase"]}
+            metrics.check_tokeniser(self.bleu["tokenize"], references)
             return {
-                "bleu": metrics.bleu(outputs, references, **options),
-                "chrf": metrics.chrf(outputs, references),
+                "bleu": metrics.bleu(outputs, references, tokenize=self.bleu["tokenize"], **case),
+                "chrf": metrics.chrf(outputs, references, **case),
             }
+        metrics.check_words([text for texts in source.references for text in texts])
         captions = [words(line) for line in outputs]
         truths = [[words(line) for line in texts] for texts in source.references]
         bleus = {f"bleu{n}" if n < 4 else "bleu": metrics.words_bleu(captions, truths, n) for n in (1, 2, 3, 4)}
@@ -192,7 +191,8 @@ class CaptioningTask(TextTask):
 
     def _with_images(self, batch, images, example):
         index = np.where(batch["index"] < 0, -1, example[batch["index"]])
-        return batch | {"image": eval_batch(images, index, self.image_format)["image"]}
+        shown = eval_batch(images, index, self.image_format)
+        return batch | {name: shown[name] for name in ("image", "mask")}
 
     # Generation
 

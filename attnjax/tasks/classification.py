@@ -74,7 +74,9 @@ class ClassificationTask:
         models.check_image_size(config.model, image_format.image_size)
         return cls(
             model_name=config.model.name,
-            objective=ClassificationObjective(model, config.label_smoothing),
+            objective=ClassificationObjective(
+                model, config.label_smoothing, tuple(config.optimizer.freeze), masks=config.data.skip_corrupt
+            ),
             classes=classes,
             data=_splits(config.data),
             image_format=image_format,
@@ -89,8 +91,8 @@ class ClassificationTask:
         write_atomically(workdir / CLASSES_FILE, json.dumps(self.classes) + "\n")
 
     def export(self, folder: Path, params: Any) -> str:
-        """Writes the model with `params` for Hugging Face's transformers; returns the class that reads it."""
-        arguments = (self.objective.model, params, self.classes, self.image_format.shape)
+        """Writes the model with `params` for Hugging Face's transformers; returns the classes that read it."""
+        arguments = (self.objective.model, params, self.classes, self.image_format)
         return huggingface.write_classifier(folder, self.model_name, *arguments)
 
     @property

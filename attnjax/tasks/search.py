@@ -13,9 +13,10 @@ from sentencepiece import SentencePieceProcessor
 from attnjax.data.text import pipeline
 from attnjax.data.text.vocabulary import PAD, decode
 from attnjax.decoding import Options
-from attnjax.errors import UserError
+from attnjax.errors import Diverged, UserError
 from attnjax.objectives.sequence import SequenceObjective
 from attnjax.training.devices import Devices, rows_multiple
+from attnjax.training.memory import free_bytes
 
 GREEDY = {"beam_size": 1, "length_penalty": "none"}
 
@@ -88,10 +89,38 @@ class Searcher:
             batch["max_lengths"] = np.where(index < 0, 1, np.minimum(lengths + extra, longest)).astype(np.int32)
             if image:
                 batch["image"] = image(index)
-            hypotheses = jax.device_get(self._generator(self.options(longest, **decoding))(variables, batch))
+            options = self.options(longest, **decoding)
+            self._check_memory(variables, batch, options)
+            hypotheses = jax.device_get(self._generator(options)(variables, batch))
             for row in np.flatnonzero(index >= 0):
                 found[index[row]] = self._candidates(jax.tree.map(lambda x, row=row: x[row], hypotheses))
+        if not all(found):
+            raise Diverged("the model's probabilities are NaN or 0 for all outputs: its weights are not usable")
         return found
+
+    def _check_memory(self, variables, batch, options):
+        """Raises UserError if a search takes more memory than there is, which would end the process without a word."""
+        rows, free = len(batch["max_lengths"]), free_bytes()
+        key = (options, rows, batch["source"].shape)
+        if free is None or key in self._checked:
+            return
+        # The cache before and after its reordering; for each hypothesis logits, log-probabilities and their sums, and
+        # the tokens and log-probabilities of 2K candidates, K finished and K open ones.
+        cache = self.objective.cache_bytes(*variables, batch, options.max_length)
+        others = 4 * rows * (3 * self.vocabulary.get_piece_size() + 8 * options.max_length)
+        needed = options.beam_size * (2 * cache + others)
+        if jax.default_backend() != "cpu":
+            needed //= self.devices.shards
+        if needed > free:
+            raise UserError(
+                f"a search with beam_size={options.beam_size} needs about {needed / 2**30:,.1f} GiB for {rows} rows, "
+                f"and {free / 2**30:,.1f} GiB are free: choose a smaller beam, or smaller data.eval_tokens"
+            )
+        self._checked.add(key)
+
+    @functools.cached_property
+    def _checked(self) -> set:
+        return set()
 
     @functools.cached_property
     def _generators(self) -> dict[Options, Callable]:

@@ -70,7 +70,8 @@ class TranslationTask(TextTask):
             raise UserError(
                 f"data.batching.max_length={batching.max_length} is more than model.max_length={model.max_length}"
             )
-        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form)
+        frozen = tuple(config.optimizer.freeze)
+        objective = SequenceObjective(model, config.label_smoothing, config.smoothing_form, frozen=frozen)
         limit = getattr(model, "max_length", 1024)
         return cls(
             objective=objective,
@@ -86,7 +87,8 @@ class TranslationTask(TextTask):
 
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model with `params`, and its subwords, for Hugging Face; returns the classes that read it."""
-        return huggingface.write_translator(folder, self.objective.model, params, self.vocabulary, self.languages)
+        own = self.vocabulary, self.languages, self.searcher.decoding
+        return huggingface.write_translator(folder, self.objective.model, params, *own)
 
     @property
     def example(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -114,20 +116,19 @@ class TranslationTask(TextTask):
             return {}
         translations = [best[0].text for best in self.translate(variables, pairs.source, **GREEDY)]
         bleu = self._bleu(translations, pairs.target)[0]
-        exact = metrics.exact_match(translations, pairs.target)
+        exact = metrics.exact_match(translations, pairs.target, lowercase=self.bleu["lowercase"])
         return self.measure(variables, self.eval_batches(pairs)) | {"bleu": bleu, "exact_match": exact}
 
     def test(self, split: str, variables) -> TestReport:
         """Translates a split as `config.decoding` says; UserError if a sentence is longer than the model's limit."""
         pairs = self.open_split(split)
         translations = [best[0].text for best in self.translate(variables, pairs.source)]
-        scores = {"bleu": self._bleu(translations, pairs.target), "chrf": metrics.chrf(translations, pairs.target)}
+        sides, case = (translations, pairs.target), {"lowercase": self.bleu["lowercase"]}
+        scores = {"bleu": self._bleu(*sides), "chrf": metrics.chrf(*sides, **case)}
         if self.bleu["moses"]:
-            scores["tokenised_bleu"] = metrics.tokenised_bleu(
-                translations, pairs.target, language=self.languages[1], lowercase=self.bleu["lowercase"]
-            )
+            scores["tokenised_bleu"] = metrics.tokenised_bleu(*sides, language=self.languages[1], **case)
         values = {name: value for name, (value, _) in scores.items()}
-        values["exact_match"] = metrics.exact_match(translations, pairs.target)
+        values["exact_match"] = metrics.exact_match(*sides, **case)
         return TestReport(
             examples={"pairs": len(pairs)},
             metrics=values | self.measure(variables, self.eval_batches(pairs)),
@@ -142,6 +143,7 @@ class TranslationTask(TextTask):
         return pairs
 
     def _bleu(self, translations, references):
+        metrics.check_tokeniser(self.bleu["tokenize"], references)
         options = {name: self.bleu[name] for name in ("tokenize", "lowercase")}
         return metrics.bleu(translations, references, **options)
 
@@ -150,6 +152,7 @@ class TranslationTask(TextTask):
         self.searcher.check()
         self._bleu(["a"], ["a"])
         if self.data.validation:
+            metrics.check_tokeniser(self.bleu["tokenize"], self.data.validation.target)
             self._check_lengths(self.data.validation)
 
     def _check_lengths(self, pairs):

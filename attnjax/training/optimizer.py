@@ -32,7 +32,9 @@ class OptimizerOptions:
     nesterov: bool = False
     weight_decay: float = 0.0  # on kernels only: never on biases, norms, class tokens, position tables
     clip_norm: float = 0.0  # global norm of the gradients; 0: no clipping
-    freeze: tuple[str, ...] = ()  # parts of the model that are not trained, like ("encoder",): names as in the log
+    freeze: tuple[
+        str, ...
+    ] = ()  # parts of the model that compute as in evaluation, like ("encoder",): names as in the log
 
 
 def decay_mask(params):

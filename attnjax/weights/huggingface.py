@@ -9,12 +9,12 @@ import flax.linen as nn
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
-from sentencepiece import SentencePieceProcessor
 
+from attnjax.data.images.format import ImageFormat
 from attnjax.data.text.vocabulary import Vocabulary
 from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
-from attnjax.weights import marian, swin, vit
+from attnjax.weights import marian, marian_files, preprocessing, swin, vit
 from attnjax.weights.files import Arrays
 
 # The models that transformers can compute -> what makes their files, and transformers' classes that read these.
@@ -37,17 +37,18 @@ def write_classifier(
     model: nn.Module,
     params: Mapping[str, Any],
     classes: tuple[str, ...],
-    image_shape: tuple[int, int, int],
+    image_format: ImageFormat,
 ) -> str:
-    """Writes model.safetensors and config.json; returns the name of transformers' class that reads them.
+    """Writes model.safetensors, config.json and preprocessor_config.json; returns transformers' classes that read them.
 
-    `name` is the model's in the registry, `params` are nested, `image_shape` is (H, W, C). Array names are those of
-    transformers 4, as on the Hub; version 5 reads them too. UserError if transformers cannot compute this model for
-    these images, or the folder already holds weights.
+    `name` is the model's in the registry, `params` are nested. Array names are those of transformers 4, as on the Hub;
+    version 5 reads them too. No processor of transformers crops images to a shape that is not square: then there is no
+    preprocessor_config.json, and the result says so. UserError if transformers cannot compute this model for these
+    images, or the folder already holds weights.
     """
     check_writable(name)
     make, reader = WRITERS[name]
-    height, width, channels = image_shape
+    height, width, channels = image_format.shape
     arrays, description = make(model, _flat(params), (height, width))
     description = {
         "architectures": [reader],
@@ -58,25 +59,33 @@ def write_classifier(
         "id2label": {str(i): label for i, label in enumerate(classes)},
         "label2id": {label: i for i, label in enumerate(classes)},
     }
-    save_model(Path(folder), arrays, {"config.json": description})
-    return reader
+    processor, settings = preprocessing.to_huggingface(image_format)
+    files = {"config.json": description} | ({preprocessing.FILE: settings} if processor else {})
+    save_model(Path(folder), arrays, files)
+    return f"{reader} and {processor}" if processor else f"{reader} (no image processor crops to {height}x{width})"
 
 
 def write_translator(
-    folder: str | Path, model: nn.Module, params: Mapping[str, Any], vocabulary: Vocabulary, languages: tuple[str, str]
+    folder: str | Path,
+    model: nn.Module,
+    params: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    languages: tuple[str, str],
+    decoding: Mapping[str, Any],
 ) -> str:
-    """Writes a Transformer as a Marian with its subwords; returns the names of transformers' classes that read it.
+    """Writes a Transformer as a Marian with its subwords and search; returns transformers' classes that read it.
 
-    Token ids stay ours. `languages` are (source, target). UserError if Marian cannot compute this model, or the folder
-    already holds weights.
+    Token ids stay ours. `languages` are (source, target), `decoding` is a config's group. UserError if Marian cannot
+    compute this model, or the folder already holds weights.
     """
     check_writable("transformer" if isinstance(model, Transformer) else type(model).__name__.lower())
     make, readers = WRITERS["transformer"]
     arrays, files = make(model, _flat(params))
-    save_model(Path(folder), arrays, files | _tokenizer_files(vocabulary, languages, model.max_length))
-    for name, side in {"source": vocabulary.source, "target": vocabulary.target}.items():
-        Path(folder, f"{name}.spm").write_bytes(side.serialized_model_proto())
-    return readers
+    files[marian_files.GENERATION] |= marian_files.generation_fields(decoding)
+    save_model(Path(folder), arrays, files | marian_files.tokenizer_files(vocabulary, languages, model.max_length))
+    marian_files.write_subwords(Path(folder), vocabulary)
+    stated = "length_penalty" in files[marian_files.GENERATION]
+    return readers if stated else f"{readers} (whose beam search has no length_penalty={decoding['length_penalty']})"
 
 
 def _flat(params):
@@ -91,24 +100,3 @@ def save_model(folder: Path, arrays: Arrays, files: Mapping[str, Any]) -> None:
     safetensors.numpy.save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _tokenizer_files(vocabulary: Vocabulary, languages: tuple[str, str], max_length: int) -> dict[str, Any]:
-    """Returns the JSON files of MarianTokenizer.from_pretrained; `max_length` counts subwords including eos."""
-    files: dict[str, Any] = {"vocab.json": _ids(vocabulary.source)}
-    if not vocabulary.joint:
-        files["target_vocab.json"] = _ids(vocabulary.target)
-    files["tokenizer_config.json"] = {
-        "tokenizer_class": "MarianTokenizer",
-        "source_lang": languages[0],
-        "target_lang": languages[1],
-        "separate_vocabs": not vocabulary.joint,
-        "model_max_length": max_length,
-        "bos_token": "<s>",  # the decoder starts from it; marked special so that decoding drops it
-        "clean_up_tokenization_spaces": False,
-    }
-    return files
-
-
-def _ids(model: SentencePieceProcessor) -> dict[str, int]:
-    return {model.id_to_piece(i): i for i in range(model.get_piece_size())}

@@ -44,6 +44,9 @@ class Format:
     # What config.json must say for the model to compute the same: {field: (what our model has, accepted values)}.
     settings: Callable[[Any], Settings] = lambda model: {}
     described_in: str = "config.json"  # where the family's files state the settings
+    # (model config, image size (H, W), or None for any) -> the fields in which the family computes otherwise than other
+    # families, and that no file states.
+    fields: Callable[[Mapping[str, Any], tuple[int, int] | None], dict[str, Any]] = lambda config, image_size: {}
 
 
 def block_names(norms: str, attention: str, mlp: str) -> dict[str, str]:
@@ -74,6 +77,7 @@ def from_published(arrays: Arrays, fmt: Format, model: nn.Module, shapes: Mappin
         struct = jax.ShapeDtypeStruct(shape, np.float32)
         wanted[names[path]] = jax.eval_shape(functools.partial(_to_layout, fmt, path), struct).shape
     check_fit({name: array.shape for name, array in arrays.items()}, wanted, where)
+    check_numbers(arrays, where)
     return {path: _from_layout(fmt, path, arrays[names[path]]).reshape(shape) for path, shape in shapes.items()}
 
 
@@ -111,13 +115,22 @@ def check_fit(found: Mapping[str, Shape], wanted: Mapping[str, Shape], where: st
         raise UserError(f"'{where}' does not fit the model: {listed}")
 
 
+def check_numbers(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises UserError unless all arrays are finite floating-point numbers."""
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise UserError(f"'{where}': {name} has numbers of type {array.dtype}, as of quantised weights, not floats")
+        if not np.isfinite(array).all():
+            raise UserError(f"'{where}': {name} has {np.count_nonzero(~np.isfinite(array))} NaN or infinite numbers")
+
+
 def check_settings(fmt: Format, model: nn.Module, description: Mapping[str, Any], where: str) -> None:
     """Raises UserError if the file's config.json, or its equivalent, describes a different computation from ours."""
     for field, (ours, accepted) in fmt.settings(model).items():
         value = description.get(field, accepted[0])
         if value not in accepted:
             says = f"{fmt.described_in} says {field}={value!r}"
-            raise UserError(f"'{where}': {says}, but this model has {ours}: make them agree")
+            raise UserError(f"'{where}': {says}, but this model has {ours}")
 
 
 def check_expressible(huggingface_class: str, problems: Mapping[str, bool]) -> None:

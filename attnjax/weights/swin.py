@@ -1,11 +1,11 @@
 """The formats of Swin checkpoints: Microsoft, timm, Hugging Face (both namings)."""
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from typing import Any
 
-from attnjax.errors import UserError
-from attnjax.models.swin import EPSILON, Swin, padded_grid
+from attnjax.models.swin import EPSILON, Swin, maps
+from attnjax.nn.windows import fit_window
 from attnjax.weights import naming
 from attnjax.weights.files import Arrays
 from attnjax.weights.naming import Format, Settings, block_names, within
@@ -34,16 +34,8 @@ def _modules(layer: str, in_block: dict[str, str], outside: str, merging_before:
     return modules
 
 
-def _square_tables(arrays: Arrays) -> Arrays:
-    """Drops buffers and reshapes tables of relative positions: (side**2, heads) -> (side, side, heads)."""
-    kept = {name: array for name, array in arrays.items() if not name.endswith(_BUFFERS)}
-    for name, array in kept.items():
-        if name.endswith(_TABLE) and array.ndim == 2:
-            side = math.isqrt(len(array))
-            if side * side != len(array):
-                raise UserError(f"{name} has {len(array)} rows: only tables of square windows can be read")
-            kept[name] = array.reshape(side, side, -1)
-    return kept
+def _drop_buffers(arrays: Arrays) -> Arrays:
+    return {name: array for name, array in arrays.items() if not name.endswith(_BUFFERS)}
 
 
 def flat_tables(arrays: Arrays) -> Arrays:
@@ -58,6 +50,18 @@ def _huggingface_settings(model: Swin) -> Settings:
         "layer_norm_eps": (f"an epsilon of {EPSILON}", (EPSILON,)),
         "qkv_bias": ("biases of query, key and value (True)", (True,)),
     }
+
+
+def _shift_by_shorter_side(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """Returns the rule of Microsoft and Hugging Face, if timm's is another one for some map of the images."""
+    sizes = maps(image_size, config["patch_size"], len(config["depths"])) if image_size else []
+    rules = [[fit_window(size, config["window"], rule) for size in sizes] for rule in ("shorter_side", "per_axis")]
+    return {"shift_rule": "shorter_side"} if image_size is None or rules[0] != rules[1] else {}
+
+
+def _shift_per_axis(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """Returns timm's rule, if that of the others is another one for some map of the images."""
+    return dict.fromkeys(_shift_by_shorter_side(config, image_size), "per_axis")
 
 
 _MICROSOFT_BLOCK = TIMM_BLOCK | {_OUR_TABLE: f"attn.{_TABLE}"}
@@ -77,8 +81,9 @@ _HUGGINGFACE_OUTSIDE = (
 MICROSOFT = Format(
     name="Microsoft's",
     marker=r"^layers\.0\.downsample\.",
-    prepare=lambda arrays: naming.split_qkv(_square_tables(arrays)),
+    prepare=lambda arrays: naming.split_qkv(_drop_buffers(arrays)),
     resize_rule="bicubic",
+    fields=_shift_by_shorter_side,
     modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, f"{_MICROSOFT_OUTSIDE} head", merging_before=1),
 )
 
@@ -86,15 +91,17 @@ TIMM = dataclasses.replace(
     MICROSOFT,
     name="timm",
     marker=r"^patch_embed\.proj\.weight$",  # matches Microsoft's too, which are tried first
+    fields=_shift_per_axis,
     modules=_modules("layers.{s}.", _MICROSOFT_BLOCK, f"{_MICROSOFT_OUTSIDE} head.fc", merging_before=0),
 )
 
 HUGGINGFACE = Format(
     name="Hugging Face (4, as on the Hub)",
     marker=r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.",
-    prepare=lambda arrays: naming.name_bare_model(_square_tables(arrays), "swin."),
+    prepare=lambda arrays: naming.name_bare_model(_drop_buffers(arrays), "swin."),
     resize_rule="bicubic",
     settings=_huggingface_settings,
+    fields=_shift_by_shorter_side,
     modules=_modules("swin.encoder.layers.{s}.", _HUGGINGFACE_BLOCK, _HUGGINGFACE_OUTSIDE, merging_before=1),
 )
 
@@ -116,14 +123,14 @@ def to_huggingface(model: Swin, variables: Arrays, image_size: tuple[int, int]) 
     arrays = naming.to_published(variables, HUGGINGFACE, model)
     side = 2 * model.window - 1
     smaller = any(name.endswith(_TABLE) and array.shape[:2] != (side, side) for name, array in arrays.items())
-    grid = padded_grid(image_size, model.patch_size)
-    maps = [[-(-length // 2**stage) for length in grid] for stage in range(len(model.depths))]
+    shape = {"patch_size": model.patch_size, "depths": model.depths, "window": model.window}
+    rule = _shift_by_shorter_side(shape, image_size).get("shift_rule", model.shift_rule)
     problems = {
         f"position={model.position}": model.position not in ("relative", "both"),
         "shift=False": not model.shift,
         "no head": not model.num_classes,
         f"a window of {model.window} is larger than a feature map": smaller,
-        "a feature map that shifts along one axis only": any(min(m) <= model.window < max(m) for m in maps),
+        "a feature map that shifts along one axis only (shift_rule=per_axis)": rule != model.shift_rule,
     }
     naming.check_expressible("SwinForImageClassification", problems)
     description = {

@@ -9,8 +9,6 @@ one, those after it stay:
     fairseq       bos 0, pad 1, eos 2, unk 3, ...           pad 0, bos 1, eos 2, unk 3, ...      eos
 """
 
-import argparse
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from attnjax.errors import UserError
 from attnjax.models.transformer import Transformer
 from attnjax.weights import fairseq, marian
-from attnjax.weights.files import read_arrays, weights_file
+from attnjax.weights.files import read_arrays
 from attnjax.weights.naming import check_settings, detect, from_published
 from attnjax.weights.transformer_family import BIAS, OUTPUT, SOURCE, TARGET
 
@@ -40,7 +38,7 @@ def read(path: str | Path, model: Transformer) -> dict[str, Any]:
     the file cannot be read, follows no known naming, has other positions, ties or an output bias than the model,
     describes a different computation, or does not fit the model.
     """
-    where, arrays = str(path), _read_arrays(path)
+    where, arrays = str(path), read_arrays(path)
     fmt = detect(arrays, [family.format for family in FAMILIES], where)
     (family,) = (family for family in FAMILIES if family.format is fmt)
     family.check(model)
@@ -52,16 +50,6 @@ def read(path: str | Path, model: Transformer) -> dict[str, Any]:
     fresh = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens), sep="/")
     variables = from_published(arrays, fmt, model, {path: struct.shape for path, struct in fresh.items()}, where)
     return unflatten_dict({path: jnp.asarray(x, jnp.float32) for path, x in variables.items()}, sep="/")["params"]
-
-
-def _read_arrays(path):
-    """Reads the arrays; fairseq stores its options beside them as an argparse.Namespace, which is plain data."""
-    if weights_file(path).suffix != ".pt" or importlib.util.find_spec("torch") is None:
-        return read_arrays(path)
-    from torch.serialization import safe_globals
-
-    with safe_globals([argparse.Namespace]):
-        return read_arrays(path)
 
 
 def _drop_buffers(arrays, family, where):

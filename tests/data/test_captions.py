@@ -290,8 +290,9 @@ def test_training_images_follow_their_pairs(odd_images):
     index = np.arange(len(source))[::-1]
     attach = training_images(source.images, index, SMALL, Augmentation())
     batch = attach(np.array([0, 3, -1, 1]), slice(1, 4), np.random.default_rng(0))
-    expected = eval_batch(source.images, np.array([index[3], -1, index[1]]), SMALL)["image"]
-    np.testing.assert_array_equal(batch["image"], expected)
+    expected = eval_batch(source.images, np.array([index[3], -1, index[1]]), SMALL)
+    np.testing.assert_array_equal(batch["image"], expected["image"])
+    np.testing.assert_array_equal(batch["mask"], expected["mask"])
 
 
 @pytest.mark.parametrize("fields", [{"mixup": 0.2}, {"cutmix": 0.2}, {"repeats": 2}])

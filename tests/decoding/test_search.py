@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnjax.decoding import Options, SamplingOptions, beam_search, expand, greedy, sample, score
 from attnjax.decoding.options import LENGTH_PENALTIES
@@ -61,7 +63,7 @@ def allowed(history, options, limit, prefix):
     words = [word for word in WORDS if [*history[position - n + 1 :], word] not in ngrams] if n > 1 else list(WORDS)
     if n == 1:
         words = [word for word in WORDS if word not in history]
-    return ([EOS] if position >= options.min_length - 1 else []) + words
+    return ([EOS] if position >= options.min_length - 1 or not words else []) + words
 
 
 def plain_beam_search(decoder, example, options, limit, prefix):
@@ -71,8 +73,9 @@ def plain_beam_search(decoder, example, options, limit, prefix):
         candidates = []
         for total, history in beams:
             log_probs = decoder.log_probs(example, [*history, PAD])[-1]
+            forced_end = len(history) == limit - 1 and not options.score_forced_eos
             for token in allowed(history, options, limit, prefix):
-                candidates.append((total + log_probs[token], [*history, token]))
+                candidates.append((total + (0.0 if forced_end else log_probs[token]), [*history, token]))
         candidates = sorted(candidates, reverse=True)[: 2 * options.beam_size]
         for total, tokens in candidates[: options.beam_size]:
             if tokens[-1] == EOS and not (options.early_stopping and len(finished) >= options.beam_size):
@@ -99,18 +102,55 @@ def test_a_wide_enough_beam_finds_all_sequences(decoder):
     assert (found.tokens[:, 40] == PAD).all() and (found.log_probs[:, 40] == 0).all()
 
 
-@cases
-@pytest.mark.parametrize(("early_stopping", "n_best"), [(True, 3), (False, 3), (False, 1)])
-def test_beam_search_equals_plain_python(decoder, case, early_stopping, n_best):
-    fields, arrays = CASES[case]
-    options = Options(max_length=9, beam_size=3, n_best=n_best, early_stopping=early_stopping, **fields)
-    found = run(beam_search, decoder, options, **arrays)
+SEARCHES = [
+    dict(n_best=1),
+    dict(n_best=3, early_stopping=True),
+    dict(n_best=3, no_repeat_ngram=2, min_length=4, length_penalty="average", alpha=0.7),
+    dict(n_best=3, no_repeat_ngram=1, min_length=8, length_penalty="gnmt", alpha=0.6),  # runs out of tokens
+    dict(n_best=2, score_forced_eos=False, length_penalty="gnmt", alpha=1.2),
+    dict(n_best=3, score_forced_eos=False, early_stopping=True, no_repeat_ngram=2),
+]
+PREFIXES = st.lists(st.sampled_from([PAD, *WORDS, EOS]), min_size=3, max_size=3)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=40)
+@given(
+    fields=st.sampled_from(SEARCHES),
+    limits=st.lists(st.integers(1, 9), min_size=4, max_size=4),
+    prefix=st.lists(PREFIXES, min_size=4, max_size=4),
+)
+def test_beam_search_equals_plain_python(decoder, fields, limits, prefix):
+    options = Options(max_length=9, beam_size=3, **fields)
+    found = run(beam_search, decoder, options, max_lengths=np.array(limits), prefix=np.array(prefix))
     for example in EXAMPLES:
-        limit = arrays.get("max_lengths", [9] * 4)[example]
-        expected = plain_beam_search(decoder, example, options, limit, arrays.get("prefix", [[]] * 4)[example])
+        expected = plain_beam_search(decoder, example, options, limits[example], prefix[example])
+        assert expected
         assert [row(found, example, rank) for rank in range(len(expected))] == [tokens for _, tokens in expected]
         np.testing.assert_allclose(found.scores[example, : len(expected)], [total for total, _ in expected], atol=1e-5)
         assert (found.lengths[example, len(expected) :] == 0).all()
+
+
+@pytest.mark.parametrize("search", [greedy, beam_search])
+def test_where_the_rules_leave_no_token_the_output_ends(decoder, search):
+    """Three words, none of which may occur twice, and no end before the seventh token."""
+    found = run(search, decoder, Options(max_length=9, min_length=7, no_repeat_ngram=1))
+    assert (found.lengths == 4).all()
+    assert all(sorted(row(found, example)) == [EOS, *WORDS] for example in EXAMPLES)
+
+
+def test_a_forced_end_may_count_nothing(decoder):
+    """transformers' rule; only the eos at the maximum length is concerned, not one in the prefix."""
+    limits = np.array([2, 3, 9, 2])
+    prefix = np.array([[4, PAD], [4, 5], [4, EOS], [4, PAD]])
+    for counts in (True, False):
+        options = Options(max_length=9, score_forced_eos=counts)
+        found = run(greedy, decoder, options, max_lengths=limits, prefix=prefix)
+        for example, tokens in enumerate(([4, EOS], [4, 5, EOS], [4, EOS], [4, EOS])):
+            assert row(found, example) == tokens
+            own = decoder.log_probs(example, tokens)[range(len(tokens)), tokens]
+            own[-1] *= counts or example == 2
+            np.testing.assert_allclose(found.log_probs[example, 0, : len(tokens)], own, atol=1e-5)
+            np.testing.assert_allclose(found.scores[example, 0], own.sum(), atol=1e-5)
 
 
 @cases

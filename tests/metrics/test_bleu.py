@@ -77,3 +77,37 @@ def test_a_tokeniser_that_is_unknown_or_unavailable(tokenize, message, monkeypat
     with pytest.raises(UserError) as error:
         text_metrics.bleu(HYPOTHESES, REFERENCES, tokenize=tokenize)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_lower_case_holds_for_every_metric():
+    upper = [line.upper() for line in REFERENCES]
+    assert text_metrics.exact_match(upper, REFERENCES) == 0
+    assert text_metrics.exact_match(upper, REFERENCES, lowercase=True) == 1
+    value, signature = text_metrics.chrf(upper, REFERENCES, lowercase=True)
+    assert value == pytest.approx(100) and "case:lc" in signature
+    assert text_metrics.chrf(upper, REFERENCES)[0] < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("\u4e24\u53ea\u72d7\u5728\u96ea\u5730\u91cc\u5954\u8dd1\u3002", "zh"),
+        ("\u4e8c\u5339\u306e\u72ac\u304c\u96ea\u306e\u4e2d\u3092\u8d70\u308b", "ja-mecab"),
+        ("\ub450 \ub9c8\ub9ac\uc758 \uac1c\uac00 \ub208 \uc18d\uc744 \ub2ec\ub9b0\ub2e4", "ko-mecab"),
+        ("\u0e2a\u0e38\u0e19\u0e31\u0e02\u0e2a\u0e2d\u0e07\u0e15\u0e31\u0e27", "flores200"),
+        ("zwei Hunde rennen durch den Schnee", ""),
+        ("\u0434\u0432\u0435 \u0441\u043e\u0431\u0430\u043a\u0438 \u0431\u0435\u0433\u0443\u0442", ""),
+        ("the sign says \u96ea, which means snow, in large black letters", ""),
+        ("", ""),
+    ],
+)
+def test_languages_without_blanks_need_another_tokeniser(text, needed, caplog):
+    text_metrics._warn.cache_clear()
+    assert text_metrics.needed_tokeniser([text]) == needed
+    for _ in range(2):
+        text_metrics.check_tokeniser("13a", [text])
+    said = [f"bleu.tokenize=13a divides text at blanks: for this target language use {needed}, or char"]
+    assert [record.message for record in caplog.records] == (said if needed else [])
+    text_metrics.check_tokeniser("zh", [text])
+    assert len(caplog.records) == bool(needed)
+    assert needed in ("", *sacrebleu.BLEU.TOKENIZERS)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,12 +33,12 @@ KINDS = {
 }
 
 
-def make_model(encoder="vit", kind="captions", freeze=False, **text):
+def make_model(encoder="vit", kind="captions", **text):
     parts = {
         "encoder": models.fields(encoder.partition("-")[0], **ENCODERS[encoder]),
         "text": models.fields("transformer", **{**TEXT, "cross_attention": KINDS[kind], **text}),
     }
-    return models.build_captioner(parts, freeze_encoder=freeze, source_vocabulary=V, target_vocabulary=V)
+    return models.build_captioner(parts, source_vocabulary=V, target_vocabulary=V)
 
 
 def make_batch(kind="captions", seed=0):
@@ -200,8 +202,9 @@ def test_a_frozen_encoder_keeps_every_bit():
     batch = make_batch()
     options = config_lib.captioning().optimizer
     options.weight_decay, options.freeze = 0.1, ("encoder",)
-    model = make_model("resnet", freeze=True)
-    task, optimizer = task_of(model, batch), make_optimizer(options, lambda step: 0.1)
+    model = make_model("resnet")
+    free, optimizer = task_of(model, batch), make_optimizer(options, lambda step: 0.1)
+    task = dataclasses.replace(free, frozen=options.freeze)
     variables = make_variables(model, batch)
     params, key = variables.pop("params"), jax.random.PRNGKey(0)
     start = state.TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), None, key)
@@ -212,10 +215,29 @@ def test_a_frozen_encoder_keeps_every_bit():
         old = jax.tree.leaves(params[part])
         assert all((a != b).any() for a, b in zip(jax.tree.leaves(after.params[part]), old, strict=True))
 
-    free = task_of(make_model("resnet"), batch)
     _, (_, _, model_state) = jax.jit(free.loss)(params, variables, batch, key)
     changed = [(a != b).any() for a, b in zip(*map(jax.tree.leaves, (model_state, variables)), strict=True)]
     assert changed and all(changed)
+
+
+def test_empty_rows_and_unreadable_images_change_nothing():
+    """Not the loss, nor batch statistics, which mix rows; a masked row counts as little as an empty one."""
+    batch = make_batch()
+    model = make_model("resnet")
+    task, variables = task_of(model, batch), make_variables(model, batch)
+    params, key = variables.pop("params"), jax.random.PRNGKey(0)
+    masked = {name: np.concatenate([x, x[:2]]) for name, x in make_batch(seed=1).items()}
+    masked["target"][3:] = 0
+    longer = {name: np.concatenate([batch[name], masked[name]]) for name in batch}
+    longer["mask"] = np.array([True] * 3 + [False] * 3 + [True] * 2)  # the last two have no text
+    loss = jax.jit(task.loss)
+    alone, (weight, _, state) = loss(params, variables, batch, key)
+    together, (same_weight, _, same_state) = loss(params, variables, longer, key)
+    assert weight == same_weight
+    np.testing.assert_allclose(alone, together, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, same_state)
+    measured, expected = (task.evaluate(params, variables, rows)["loss"] for rows in (longer, batch))
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
 def test_what_is_frozen_must_be_there():

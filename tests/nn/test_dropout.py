@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from attnjax.models.swin import Swin
 from attnjax.models.vit import ViT
 from attnjax.nn.dropout import Dropout, DropPath
-from attnjax.nn.norm import batch_norm
+from attnjax.nn.norm import BatchNorm, counting_rows
 
 ROWS = 16
 IMAGES = np.random.default_rng(0).normal(size=(ROWS, 8, 8, 3)).astype(np.float32)
@@ -77,20 +77,22 @@ def test_models_draw_the_same_dropout_on_any_number_of_devices(name, scan):
 
 def test_batch_norm_has_the_statistics_of_the_global_batch():
     x = 5 + 3 * np.random.default_rng(0).normal(size=(ROWS, 4, 4, 6)).astype(np.float32)
-    variables = batch_norm(False, "float32", "norm").init(jax.random.key(0), x)
+    rows = np.arange(ROWS) % 3 != 0  # a device has other numbers of rows that count than its neighbour
+    variables = BatchNorm().init(jax.random.key(0), x, train=False)
 
     def normalize(variables, x):
-        # Constructed where it is used, as in a model: it looks for the axis then.
-        return batch_norm(True, "float32", "norm").apply(variables, x, mutable=["batch_stats"])
+        x, rows = x
+        with counting_rows(rows):
+            return BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
 
-    one, eight = both(lambda variables, x: normalize(variables, x)[0], variables, x)
+    one, eight = both(lambda variables, x: normalize(variables, x)[0], variables, (x, rows))
     np.testing.assert_allclose(one, eight, atol=1e-5)
 
     def statistics(variables, x):
         _, state = normalize(variables, x)
         return jnp.stack([state["batch_stats"]["mean"], state["batch_stats"]["var"]])[None]
 
-    found = np.asarray(on_all_devices(statistics)(variables, x))
-    expected = [0.1 * x.mean((0, 1, 2)), 0.9 + 0.1 * x.var((0, 1, 2))]
+    found = np.asarray(on_all_devices(statistics)(variables, (x, rows)))
+    expected = [0.1 * x[rows].mean((0, 1, 2)), 0.9 + 0.1 * x[rows].var((0, 1, 2))]
     for device in found:
         np.testing.assert_allclose(device, expected, rtol=1e-4)

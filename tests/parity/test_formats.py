@@ -1,5 +1,6 @@
 """Published files as their own libraries write and read them: Hugging Face, timm, torchvision, torch."""
 
+import argparse
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from attnjax import config as config_lib
 from attnjax import models
+from attnjax.data.images.format import ImageFormat
 from attnjax.errors import UserError
 from attnjax.weights import huggingface, published
 from attnjax.weights.files import read_arrays
@@ -58,7 +60,7 @@ def assert_equal(ours, theirs):
 def write(weights, folder):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in weights.variables.items()})
     model = models.build(VIT.model, num_classes=weights.num_classes)
-    huggingface.write_classifier(folder, "vit", model, params, weights.classes, (16, 16, 3))
+    huggingface.write_classifier(folder, "vit", model, params, weights.classes, ImageFormat((16, 16)))
 
 
 def test_hugging_face_to_ours_and_back_is_exact(module, tmp_path):
@@ -188,7 +190,7 @@ class Touch:
 
 def test_no_pickled_code_is_executed(tmp_path):
     torch.save({"weight": Touch(tmp_path / "harm")}, tmp_path / "model.pt")
-    with pytest.raises(UserError, match=r"model\.pt' is damaged, or contains more than tensors"):
+    with pytest.raises(UserError, match=r"model\.pt' contains io\.open, not only tensors; it is not opened"):
         read_arrays(tmp_path / "model.pt")
     assert not (tmp_path / "harm").exists()
 
@@ -213,3 +215,65 @@ def test_a_config_that_describes_another_computation_is_refused(module, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(described | {"hidden_act": "gelu_new"}))
     with pytest.raises(UserError, match="hidden_act='gelu_new', but this model has activation=gelu"):
         read(tmp_path, VIT)
+
+
+# Torch files: what is taken, and what is refused
+
+
+def save(path, content):
+    torch.save(content, path)
+    return path
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        read_arrays(path)
+    message = str(error.value)
+    assert "\n" not in message and "\x1b" not in message and "weights_only" not in message
+    return message
+
+
+def test_averaged_weights_are_taken_and_the_others_can_be_chosen(tmp_path, caplog):
+    states = {
+        name: {"w": torch.full((2,), float(i))} for i, name in enumerate(("state_dict", "state_dict_ema", "mine"))
+    }
+    path = save(tmp_path / "a.pth", states | {"epoch": 3})
+    assert read_arrays(path)["w"].tolist() == [1, 1]
+    assert (
+        f"'{path}' has state_dict_ema, state_dict and mine: taking state_dict_ema; '{path}:state_dict'" in caplog.text
+    )
+    caplog.clear()
+    for i, name in enumerate(states):
+        assert read_arrays(f"{path}:{name}")["w"].tolist() == [i, i]
+    assert not caplog.records
+    assert "has no state dict 'state_dct', did you mean 'state_dict'" in refused(f"{path}:state_dct")
+
+
+def test_options_beside_the_weights_are_plain_data(tmp_path):
+    path = save(tmp_path / "a.pt", {"args": argparse.Namespace(layers=2), "model": {"w": torch.ones(2)}})
+    assert read_arrays(path)["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello, world " * 9, "is damaged, or not a torch file"),
+        (b"", "is damaged, or not a torch file"),
+        (torch.nn.Linear(2, 2), "contains torch.nn.modules.linear.Linear, not only tensors; it is not opened"),
+        ({"w": torch.zeros(3).to_sparse()}, "w is a sparse tensor: save the weights as dense ones"),
+        ({"w": torch.zeros(3, device="meta")}, "w is a meta tensor"),
+        ("quantised", "w is a quantised tensor"),
+        ({"w": 3}, "is not a state dict of named tensors"),
+        ([torch.zeros(2)], "is not a state dict of named tensors"),
+    ],
+    ids=["text", "empty", "module", "sparse", "meta", "quantised", "numbers", "list"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_state_dict_of_plain_tensors(content, message, tmp_path):
+    path = tmp_path / "a.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        quantised = content == "quantised"
+        save(path, {"w": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)} if quantised else content)
+    assert message in refused(path)

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnjax import config as config_lib
 from attnjax import models
+from attnjax.data.images.format import ImageFormat
 from attnjax.models.swin import PatchMerging, SwinBlock
 from attnjax.nn.positions import resize_grid
 from attnjax.weights import huggingface, published, swin
@@ -210,7 +211,7 @@ def test_hugging_face_reads_what_we_write(pair, tmp_path):
     image, module, model, variables = pair
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
     classes = tuple(f"class {i}" for i in range(CLASSES))
-    huggingface.write_classifier(tmp_path / "ours", "swin", model, params, classes, (32, 32, 3))
+    huggingface.write_classifier(tmp_path / "ours", "swin", model, params, classes, ImageFormat((32, 32)))
     back = transformers.SwinForImageClassification.from_pretrained(tmp_path / "ours").eval()
     assert back.config.id2label == dict(enumerate(classes))
     with torch.no_grad():
@@ -230,3 +231,17 @@ def test_tables_are_resized_as_microsofts_load_pretrained_does(old, new):
     )
     ours = resize_grid(table, (2 * new - 1, 2 * new - 1), "bicubic")
     np.testing.assert_allclose(ours.reshape(-1, 3), theirs.view(3, -1).permute(1, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("image_size", [(72, 104), (80, 80)])
+def test_maps_that_exceed_the_window_along_one_axis(image_size, randomise, tmp_path):
+    """18x26, 9x13 and 5x7 patches with a window of 5: neither axis of the last map shifts in Hugging Face's model."""
+    fields = SMALL | dict(patch_size=4, window=5)
+    image = make_image(*image_size)
+    module, model, variables = make_pair(image_size, tmp_path, randomise, image, **fields, shift_rule="shorter_side")
+    params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
+    with torch.no_grad():
+        theirs = module(to_torch(image)).logits.numpy()
+    assert np.abs(model.apply({"params": params}, image) - theirs).max() < 1e-5
+    per_axis = np.abs(model.clone(shift_rule="per_axis").apply({"params": params}, image) - theirs).max()
+    assert per_axis > 1e-3 if image_size == (72, 104) else per_axis < 1e-5

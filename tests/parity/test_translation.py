@@ -359,12 +359,13 @@ CASES = {
 }
 
 
-def search_both(both, case):
+def search_both(both, case, longest=50, **fields):
     """Returns the results of beam search: ours with all ranks, and Marian's rows and scores."""
     (module, params), (ours, theirs) = both, CASES[case]
-    options = Options(max_length=50, min_length=3, beam_size=4, n_best=4, early_stopping=True, **ours)
+    options = Options(longest, min_length=3, beam_size=4, n_best=4, early_stopping=True, **ours, **fields)
     found = jax.device_get(run(beam_search, options, params, make_batch()[0]))
-    return found, *generate(module, num_beams=4, early_stopping=True, max_length=51, min_new_tokens=2, **theirs)
+    common = {"num_beams": 4, "early_stopping": True, "min_new_tokens": 2}
+    return found, *generate(module, max_length=longest + 1, **common, **theirs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -374,6 +375,16 @@ def test_beam_search_is_marians(both, case):
     assert found.lengths.max() < 50
     assert rows_of(found) == rows
     np.testing.assert_allclose(found.scores[:, 0], scores, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["length", "sum"])
+def test_an_end_that_marian_forces_counts_nothing(both, case):
+    found, rows, scores = search_both(both, case, longest=5, score_forced_eos=False)
+    assert (found.lengths[:, 0] == 5).any()
+    assert rows_of(found) == rows
+    np.testing.assert_allclose(found.scores[:, 0], scores, rtol=1e-6, atol=1e-5)
+    counted, _, _ = search_both(both, case, longest=5)
+    assert (counted.scores[:, 0] < found.scores[:, 0] - 1e-3).any()
 
 
 def test_outputs_differ_between_sentences(both):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from attnjax import models, tasks
+from attnjax.errors import Diverged, UserError
 from attnjax.tasks.translation import TranslationTask
 from attnjax.training import devices
 
@@ -122,6 +123,23 @@ def test_lines_are_truncated_to_the_models_limit(make_config, vocabulary):
         whole = [*ids[: length - 1], 2]
         assert task.truncate(whole) == whole
     assert from_vocabulary(make_config(MODELS["rnn"]), vocabulary).limit == 1024
+
+
+def test_a_search_that_does_not_fit_into_memory_is_not_begun(translator, monkeypatch):
+    task, variables, _ = translator
+    with pytest.raises(UserError, match=r"beam_size=100000000 needs about .+ GiB for 8 rows, and .+ GiB are free"):
+        task.translate(variables, SHORT[:1], beam_size=100_000_000)
+    monkeypatch.setattr("attnjax.tasks.search.free_bytes", lambda: None)  # unknown
+    assert task.translate(variables, SHORT[:1], beam_size=1)
+
+
+def test_an_output_always_exists_unless_the_weights_are_broken(translator):
+    task, variables, _ = translator
+    (found,) = task.translate(variables, SHORT[:1], beam_size=2, no_repeat_ngram=1, min_length=60, extra_length=60)
+    assert found[0].subwords[-1] == "</s>"
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)
+    with pytest.raises(Diverged, match="probabilities are NaN or 0 for all outputs"):
+        task.translate(broken, SHORT[:1], beam_size=2)
 
 
 # Training

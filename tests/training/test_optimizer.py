@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnjax import models
 from attnjax.errors import UserError
@@ -19,6 +21,29 @@ def test_constant_and_its_warmup():
     warm = rates(schedule="constant", warmup_steps=10)
     np.testing.assert_allclose(warm[:11], np.linspace(0, 2, 11), atol=1e-6)
     assert warm[11:] == [2.0] * 90
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=25)
+@given(
+    schedule=st.sampled_from(["constant", "cosine", "linear", "inverse_sqrt", "step", "noam"]),
+    steps=st.integers(2, 40),
+    warmup=st.integers(0, 39),
+    end=st.floats(0, 2),
+)
+def test_every_schedule_rises_to_its_peak_and_never_rises_again(schedule, steps, warmup, end):
+    warmup = min(warmup, steps - 1)
+    own = {"end_learning_rate": end} if schedule in ("cosine", "linear") else {}
+    own |= {"boundaries": (warmup + 1, warmup + 3)} if schedule == "step" else {}
+    values = np.array(rates(steps, schedule=schedule, warmup_steps=warmup, **own))
+    peak = max(warmup - (schedule == "noam"), 0)
+    assert np.isfinite(values).all() and values.min() >= 0
+    assert (np.diff(values[: peak + 1]) > 0).all()
+    assert (np.diff(values[peak:]) <= 1e-6).all()
+    if schedule != "noam":
+        np.testing.assert_allclose(values.max(), 2.0, rtol=1e-6)
+        np.testing.assert_allclose(values[:peak], 2.0 * np.arange(peak) / max(1, warmup), rtol=1e-5)
+    if own.keys() == {"end_learning_rate"}:
+        np.testing.assert_allclose(values[-1], end, atol=1e-6)
 
 
 def test_cosine_and_linear_end_at_the_given_rate():

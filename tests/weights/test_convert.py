@@ -45,7 +45,8 @@ def test_weights_become_a_run_and_a_run_becomes_hugging_face_weights(files, proc
     np.testing.assert_array_equal(opened.params["class_token"], variables["params/class_token"])
 
     code, said, _ = entry("convert", workdir, "--huggingface", out)
-    assert (code, said) == (0, f"{out}: weights of step 0 for transformers' ViTForImageClassification\n")
+    readers = "ViTForImageClassification and CLIPImageProcessor"
+    assert (code, said) == (0, f"{out}: weights of step 0 for transformers' {readers}\n")
     again = published.read(out, make_config(depth=1).model, (16, 16, 3))
     assert again.classes == ("cat", "dog", "owl")
     assert all(np.array_equal(again.variables[path], array) for path, array in variables.items())
@@ -108,7 +109,7 @@ def test_a_swin_is_written_for_hugging_face(untrained, entry, tmp_path):
     config.model, config.data.image_size = models.fields("swin", **small), (16, 16)
     run = untrained(Experiment.classifier(config, ("cat", "dog")), tmp_path / "run")
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")
-    assert (code, said.split("transformers' ")[1]) == (0, "SwinForImageClassification\n")
+    assert (code, said.split("transformers' ")[1]) == (0, "SwinForImageClassification and CLIPImageProcessor\n")
     again = published.read(tmp_path / "out", config.model, (16, 16, 3))
     assert again.classes == ("cat", "dog")
     kernel = again.variables["params/stage1_block2/attention/query/kernel"]
@@ -122,7 +123,8 @@ def test_a_translator_is_written_for_hugging_face_with_its_subwords(
     run = untrained(translation_experiment(joint), tmp_path / "run")
     out = tmp_path / "out"
     code, said, _ = entry("convert", tmp_path / "run", "--huggingface", out)
-    assert (code, said.split("transformers' ")[1]) == (0, "MarianMTModel and MarianTokenizer\n")
+    readers = "MarianMTModel and MarianTokenizer (whose beam search has no length_penalty=gnmt)"
+    assert (code, said.split("transformers' ")[1]) == (0, f"{readers}\n")
     jax.tree.map(np.testing.assert_array_equal, transformer.read(out, run.model), run.params)
     vocabulary = run.task.vocabulary
     for side in ("source", "target"):
@@ -136,6 +138,55 @@ def test_a_translator_is_written_for_hugging_face_with_its_subwords(
     assert (out / "target_vocab.json").exists() is not joint
     described = json.loads((out / "tokenizer_config.json").read_text())
     assert (described["source_lang"], described["target_lang"], described["model_max_length"]) == ("en", "de", 64)
+
+
+TRANSLATOR = """
+from attnjax import config as config_lib
+from attnjax import models
+
+def get_config():
+    config = config_lib.translation()
+    fields = {fields}
+    config.model = models.fields("transformer", **fields)
+    config.data.languages = ("de", "en")
+    config.data.batching.max_length = 64
+    return config
+"""
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
+def test_a_written_translator_becomes_the_same_run_again(joint, translation_experiment, untrained, entry, tmp_path):
+    experiment = translation_experiment(joint)
+    decoding = {"beam_size": 3, "length_penalty": "average", "alpha": 0.5, "early_stopping": True, "min_length": 2}
+    experiment.config.decoding.update(decoding | {"no_repeat_ngram": 3})
+    run = untrained(Experiment.from_config(experiment.config, tmp_path / "nowhere"), tmp_path / "run")
+    assert entry("convert", tmp_path / "run", "--huggingface", tmp_path / "out")[0] == 0
+    fields = {name: value for name, value in experiment.config.model.items() if name != "name"}
+    (tmp_path / "config.py").write_text(TRANSLATOR.replace("{fields}", repr(fields)))
+    given = "--config.decoding.score_forced_eos=True"
+    code, said, _ = entry(
+        "convert", tmp_path / "out", "--config", tmp_path / "config.py", "--workdir", tmp_path / "again", given
+    )
+    assert code == 0
+    for line in (
+        "decoding.beam_size 4 -> 3, as beside the weights",
+        "decoding.length_penalty gnmt -> average, as beside the weights",
+        "decoding.score_forced_eos True kept, not False, as beside the weights",
+        "data.languages ('de', 'en') -> ('en', 'de'), as beside the weights",
+    ):
+        assert f"{line}\n" in said
+    again = open_run(tmp_path / "again")
+    assert again.config.decoding == run.config.decoding
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    for side in ("source", "target"):
+        old, new = (getattr(found.task.vocabulary, side).serialized_model_proto() for found in (run, again))
+        assert old == new
+    assert again.task.vocabulary.joint == joint
+
+    ids = json.loads((tmp_path / "out" / "vocab.json").read_text())
+    (tmp_path / "out" / "vocab.json").write_text(json.dumps(ids | {"<pad>": 59, "<s>": 0}))
+    code, _, err = entry("convert", tmp_path / "out", "--config", tmp_path / "config.py", "--workdir", tmp_path / "b")
+    assert (code, err.count("\n")) == (2, 1) and "numbers subwords in another way than attnjax" in err
 
 
 def test_a_model_without_a_hugging_face_class_is_refused(translation_experiment, untrained, entry, tmp_path):

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from attnjax.errors import UserError
 from attnjax.weights.files import read_arrays, read_description
+from attnjax.weights.naming import check_numbers
 
 ARRAYS = {"a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.array(3)}
 
@@ -58,8 +59,28 @@ def test_truncated_file_is_one_line(tmp_path):
 
 def test_pickled_objects_in_npz_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([{"x": 1}], dtype=object))
-    with pytest.raises(UserError, match=r"a\.npz' is damaged.*allow_pickle=False"):
+    with pytest.raises(UserError, match=r"a\.npz' contains Python objects, not only arrays; it is not opened$"):
         read_arrays(tmp_path / "a.npz")
+
+
+def test_a_single_array_is_no_npz(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(UserError, match=r"a\.npz' is a single array \(\.npy\), not the named arrays of an \.npz file"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def test_eight_bit_floats_are_refused(tmp_path):
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(UserError, match=r"has arrays of a type that NumPy lacks .*: save them as float32"):
+        read_arrays(tmp_path / "a.safetensors")
+
+
+def test_only_a_torch_file_has_parts(tmp_path):
+    np.savez(tmp_path / "a.npz", **ARRAYS)
+    with pytest.raises(UserError, match=r"a\.npz' has no parts"):
+        read_arrays(f"{tmp_path}/a.npz:model")
 
 
 def test_missing_and_unknown_files(tmp_path):
@@ -89,3 +110,9 @@ def test_only_a_hugging_face_description_is_read(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json' is damaged"):
         read_description(tmp_path)
+
+
+@pytest.mark.parametrize("array", [np.array([1.0, np.nan]), np.array([np.inf, 0.0]), np.array([1, 2], np.int8)])
+def test_weights_are_finite_floating_point_numbers(array):
+    with pytest.raises(UserError, match=r"'a': w has (1 NaN or infinite numbers|numbers of type int8)"):
+        check_numbers({"w": array}, "a")

@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
+from attnjax.tasks.classification import make_image_format
 from attnjax.weights import huggingface, published, resnet
 from attnjax.weights.naming import to_published
 
@@ -195,14 +196,14 @@ def test_a_config_that_describes_another_computation_is_refused(make_config, nam
 def write(folder, config, variables, classes=("cat", "dog", "owl")):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
     model = models.build(config.model, num_classes=len(classes))
-    image_shape = (*config.data.image_size, config.data.channels)
-    return huggingface.write_classifier(folder, "vit", model, params, classes, image_shape)
+    return huggingface.write_classifier(folder, "vit", model, params, classes, make_image_format(config.data))
 
 
 def test_written_for_hugging_face_and_read_again(make_config, random_variables, tmp_path):
     config = make_config(image_size=(16, 8))
+    config.data.resize = "stretch"
     variables = random_variables(config, 3)
-    assert write(tmp_path / "out", config, variables) == "ViTForImageClassification"
+    assert write(tmp_path / "out", config, variables) == "ViTForImageClassification and ViTImageProcessor"
     assert_reads(tmp_path / "out", config, variables)
     weights = read(tmp_path / "out", config)
     assert (weights.classes, weights.image_size) == (("cat", "dog", "owl"), (16, 8))

@@ -15,6 +15,7 @@ from attnjax.runs import folder
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
+from attnjax.tasks.classification import make_image_format
 from attnjax.weights import huggingface, published, swin
 from attnjax.weights.naming import detect, to_published
 
@@ -128,7 +129,8 @@ def load(path, config):
 def test_another_window_and_image_size_resize_the_tables(tmp_path):
     arrays, variables = named(swin.MICROSOFT, make_config(position="both"))
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
-    params, report = load(tmp_path / "a.safetensors", make_config((24, 19), window=5, position="both"))
+    wide = make_config((24, 19), window=5, position="both", shift_rule="shorter_side")
+    params, report = load(tmp_path / "a.safetensors", wide)
     # One line covers both stages; the second has a 6x5 map.
     assert report == [
         "positions resized 8x8 -> 12x10 (bicubic)",
@@ -182,20 +184,57 @@ def test_what_does_not_fit_is_listed(tmp_path):
     assert "of the wrong shape: " in refused(path, make_config(mlp_ratio=4.0))
     arrays["layers.0.blocks.0.attn.relative_position_bias_table"] = np.zeros((15, 1), np.float32)
     safetensors.numpy.save_file(arrays, path)
-    assert "has 15 rows: only tables of square windows can be read" in refused(path, make_config())
+    assert "has 15 rows, which are not of this model's 5x5, nor a square" in refused(path, make_config())
+
+
+def test_a_table_of_a_window_that_is_not_square(tmp_path):
+    """Maps of 4x8 and 2x4 patches: timm's windows are 3x3 and 2x3, with tables of 25 and 15 rows."""
+    config = make_config((8, 16))
+    arrays, variables = named(swin.TIMM, config)
+    assert arrays["layers.1.blocks.0.attn.relative_position_bias_table"].shape == (15, 2)
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    found = read(tmp_path / "a.safetensors", config).variables
+    assert all(np.array_equal(found[path], array) for path, array in variables.items())
+
+
+# Images of 12x16 pixels have maps of 6x8 and 3x4 patches, the second of which is 3, the window, along one axis alone.
+@pytest.mark.parametrize(
+    ("fmt", "rule", "other"),
+    [
+        (swin.MICROSOFT, "shorter_side", "per_axis"),
+        (swin.HUGGINGFACE, "shorter_side", "per_axis"),
+        (swin.TIMM, "per_axis", "shorter_side"),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_the_rule_of_shifts_is_the_familys(fmt, rule, other, tmp_path):
+    right, wrong = (make_config((12, 16), shift_rule=name) for name in (rule, other))
+    arrays, _ = named(fmt, right)
+    path = tmp_path / "a.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    assert read(path, right).model_fields == {"shift_rule": rule}
+    message = f"computes with shift_rule={rule} for images of 12x16 pixels, not shift_rule={other}: set it"
+    assert message in refused(path, wrong)
+    read(path, make_config((16, 16), shift_rule=other))  # no map differs
+
+
+def test_maps_shift_along_neither_axis_where_the_shorter_one_is_a_window(tmp_path):
+    config = make_config((12, 16), shift_rule="shorter_side")
+    write(tmp_path / "out", config, random_variables(config))
 
 
 def write(folder, config, variables):
     params = unflatten_dict({tuple(path.split("/")[1:]): array for path, array in variables.items()})
-    image_shape = (*config.data.image_size, config.data.channels)
-    return huggingface.write_classifier(folder, "swin", build(config), params, CLASSES, image_shape)
+    return huggingface.write_classifier(folder, "swin", build(config), params, CLASSES, make_image_format(config.data))
 
 
 @pytest.mark.parametrize("position", ["relative", "both"])
 def test_written_for_hugging_face_and_read_again(position, tmp_path):
     config = make_config(image_size=(16, 24), position=position)
     variables = random_variables(config)
-    assert write(tmp_path / "out", config, variables) == "SwinForImageClassification"
+    said = write(tmp_path / "out", config, variables)
+    assert said == "SwinForImageClassification (no image processor crops to 16x24)"
+    assert not (tmp_path / "out" / "preprocessor_config.json").exists()
     weights = read(tmp_path / "out", config)
     assert (weights.classes, weights.image_size) == (CLASSES, (16, 24))
     assert weights.variables.keys() == variables.keys()
@@ -214,7 +253,7 @@ def test_written_for_hugging_face_and_read_again(position, tmp_path):
         (dict(position="absolute"), "position=absolute"),
         (dict(shift=False), "shift=False"),
         (dict(window=5), "a window of 5 is larger than a feature map"),
-        (dict(image_size=(12, 16)), "a feature map that shifts along one axis only"),
+        (dict(image_size=(12, 16)), r"a feature map that shifts along one axis only \(shift_rule=per_axis\)"),
     ],
 )
 def test_what_hugging_face_cannot_express_is_refused(fields, message, tmp_path):

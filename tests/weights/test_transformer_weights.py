@@ -371,6 +371,8 @@ def test_a_model_that_computes_something_else_is_refused(family, fields, wrong, 
         ("encoder_attention_heads", 4),
         ("decoder_attention_heads", 4),
         ("activation_function", "gelu"),
+        ("encoder_ffn_dim", HIDDEN + 1),
+        ("decoder_ffn_dim", HIDDEN + 1),
         ("scale_embedding", False),
     ],
 )

@@ -1,6 +1,5 @@
 """How images become model inputs: size, channels, resampling and normalisation."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +23,10 @@ class ImageFormat:
         image_size: height and width in pixels.
         channels: 1 (grey) or 3 (RGB).
         mean, std: of pixels scaled to [0, 1], one value or one per channel.
-        resize: `stretch` resizes both sides; `crop` keeps the aspect ratio, resizes until the image covers
-            `image_size / crop_fraction`, and crops the centre. Both antialias.
+        resize: `stretch` resizes both sides to `image_size / crop_fraction`; `crop` keeps the aspect ratio and resizes
+            until the image covers this size. Both antialias, and crop the centre.
         interpolation: one of `INTERPOLATIONS`.
-        crop_fraction: of the evaluation's centre crop (`resize="crop"` only); training images are cropped with 1.
+        crop_fraction: of the evaluation's centre crop; training images are cropped with 1.
     """
 
     image_size: tuple[int, int]
@@ -50,9 +49,8 @@ class ImageFormat:
             raise UserError(f"std is {self.std}: it should be positive")
         check_choice("resize", self.resize, RESIZES)
         check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
-        if not 0 < self.crop_fraction <= 1 or (self.crop_fraction < 1 and self.resize == "stretch"):
-            right = "in (0, 1], and below 1 only with resize 'crop'"
-            raise UserError(f"crop_fraction is {self.crop_fraction}: it should be {right}")
+        if not 0 < self.crop_fraction <= 1:
+            raise UserError(f"crop_fraction is {self.crop_fraction}: it should be in (0, 1]")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,12 +66,11 @@ class ImageFormat:
         if image.shape[:2] == (height, width) and crop_fraction == 1:
             return image
         resample = INTERPOLATIONS[self.interpolation]
-        if self.resize == "stretch":
-            return from_pil(to_pil(image).resize((width, height), resample))
-        target_height, target_width = math.floor(height / crop_fraction), math.floor(width / crop_fraction)
-        scale = max(target_height / image.shape[0], target_width / image.shape[1])
-        # Rounding errors must not truncate the side that determines the scale to one pixel less.
-        new_height, new_width = (int(side * scale + 1e-6) for side in image.shape[:2])
+        # Rounding errors must not truncate a side to one pixel less.
+        new_height, new_width = (int(side / crop_fraction + 1e-6) for side in (height, width))
+        if self.resize == "crop":
+            scale = max(new_height / image.shape[0], new_width / image.shape[1])
+            new_height, new_width = (int(side * scale + 1e-6) for side in image.shape[:2])
         top, left = round((new_height - height) / 2), round((new_width - width) / 2)
         if new_height * new_width > MAX_PIXELS:  # a very long image: only the part that is kept is resized
             down, across = image.shape[0] / new_height, image.shape[1] / new_width

@@ -254,4 +254,4 @@ def test_bad_training_arguments(memory_source, augmentation, options, message):
 
 def test_bad_crop_fraction(memory_source):
     with pytest.raises(UserError, match="crop_fraction"):
-        evaluate(memory_source(20), fields={"crop_fraction": 0.9})
+        evaluate(memory_source(20), fields={"crop_fraction": 1.1})
