@@ -170,9 +170,9 @@ def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation)
 
 def test_corrupt_image_stops_training_by_name(tmp_path, write_images, monkeypatch):
     monkeypatch.setattr(pipeline, "THREADS", 2)
-    write_images(tmp_path, {f"train/a/{i}.png": (8, 8) for i in range(4)})
-    (tmp_path / "train/a/2.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"train/a/2\.png"):
+    write_images(tmp_path, {f"train/{name}/{i}.png": (8, 8) for name in "ab" for i in range(2)})
+    (tmp_path / "train/a/1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train/a/1\.png"):
         take(train(open_source(f"folder:{tmp_path}", "train")), 2)
 
 
