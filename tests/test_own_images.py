@@ -153,6 +153,11 @@ def test_folders_that_cannot_be_used(folder, entry, tmp_path):
     (folder / "test" / "dog").rename(folder / "test" / "dgo")
     code, _, err = train(entry, folder, tmp_path / "run")
     assert code == 2 and "dgo" in err and "dog" in err and err.count("\n") == 1
+    for split in ("train", "test"):
+        shutil.rmtree(folder / split / "dog", ignore_errors=True)
+        shutil.rmtree(folder / split / "dgo", ignore_errors=True)
+    code, _, err = train(entry, folder, tmp_path / "run")
+    assert code == 2 and err == f"error: folder:{folder} has one class, cat: a classifier needs two or more\n"
     (tmp_path / "empty").mkdir()
     code, _, err = train(entry, tmp_path / "empty", tmp_path / "run")
     assert code == 2 and "no images" in err and err.count("\n") == 1

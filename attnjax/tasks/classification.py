@@ -55,6 +55,8 @@ class ClassificationTask:
         check_batch_size(devices, "batch_size", config.batch_size, config.accumulate)
         check_batch_size(devices, "eval_batch_size", config.eval_batch_size)
         data = _splits(config.data).for_training()
+        if len(data.train.classes) == 1:
+            raise UserError(f"{data.spec} has one class, {data.train.classes[0]}: a classifier needs two or more")
         return dataclasses.replace(cls.with_classes(config, devices, data.train.classes), data=data)
 
     @classmethod

@@ -137,14 +137,12 @@ def class_folders(names: list[str], split: str, place: str) -> dict[str, list[Pu
     """Returns class -> image files of a split, from the names of a listing of `place`.
 
     UserError if there are no images or both layouts, the split is unknown, two splits differ in their classes, a class
-    folder has no images, there is only one class, or a name is not UTF-8.
+    folder has no images, or a name is not UTF-8.
     """
     files = _images(names)
     _check_files(files, names, place)
     by_class = _of_split(files, split, place)
     _check_none_empty([PurePosixPath(name) for name in names if name.endswith("/")], files, place)
-    if len(by_class) == 1:
-        raise UserError(f"{place} has one class folder, {next(iter(by_class))}: a classifier needs two or more")
     return by_class
 
 

@@ -231,9 +231,3 @@ def test_one_folder_above_the_splits(tmp_path, write_images, layout, split, coun
     assert (root / source.name(0).removeprefix(f"{place}/")).is_file()
     if split != "photos":
         assert split in folder_splits(list_images(root))
-
-
-def test_one_class_is_no_classification(tmp_path, write_images):
-    write_images(tmp_path, {"train/cat/1.png": (4, 5)})
-    with pytest.raises(UserError, match="has one class folder, cat: a classifier needs two or more"):
-        open_source(f"folder:{tmp_path}", "train")
