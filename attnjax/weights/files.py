@@ -85,10 +85,11 @@ def read_json(path: str | Path, name: str) -> dict[str, Any]:
 
 
 def _read_npz(path: Path) -> Arrays:
-    if path.read_bytes()[:6] == b"\x93NUMPY":
-        raise UserError(f"'{path}' is a single array (.npy), not the named arrays of an .npz file")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"'{path}' is damaged, or not a .npz file")
+        with path.open("rb") as file:
+            single = file.read(6) == b"\x93NUMPY"
+        found = "is a single array (.npy), not the named arrays of an" if single else "is damaged, or not a"
+        raise UserError(f"'{path}' {found} .npz file")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -154,7 +155,9 @@ def _listed(names):
 
 def _torch_error(path, message):
     """Returns one line on why torch did not open a file; torch's own text advises to execute what is in it."""
-    if "weights_only" not in message:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if "weights_only" not in message or not start.startswith((b"PK", b"\x80")):  # neither an archive nor a pickle
         return f"'{path}' is damaged, or not a torch file"
     refused = _REFUSED.search(message)
     found = f"{refused[1]}, not only tensors" if refused else "more than tensors"
