@@ -116,7 +116,10 @@ def rows():
     def read(workdir, split="train"):
         found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         kept = [row for row in found if row["split"] == split]
-        return [{name: x for name, x in row.items() if not name.endswith(("_per_second", "seconds"))} for row in kept]
+        return [
+            {name: x for name, x in row.items() if not name.endswith(("_per_second", "seconds", "data_wait"))}
+            for row in kept
+        ]
 
     return read
 

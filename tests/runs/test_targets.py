@@ -13,7 +13,7 @@ from attnjax.errors import UserError
 from attnjax.inspection.cost import communication
 from attnjax.inspection.flops import step_multiply_adds
 from attnjax.nn.attention import MultiHeadAttention
-from attnjax.nn.kernels import compiling_for
+from attnjax.nn.kernels import compiling_for, recorded
 from attnjax.runs import dry_run
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.targets import find_target
@@ -70,16 +70,18 @@ def test_a_sharded_step_compiles(target):
 
 @pytest.mark.accelerators
 def test_operations_of_a_fused_kernel_are_those_of_its_products():
-    module, x = MultiHeadAttention(4, 32, dtype="bfloat16"), jnp.ones((2, 24, 32), "bfloat16")
-    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    def operations():
+        module, x = MultiHeadAttention(4, 32, dtype="bfloat16"), jnp.ones((2, 24, 32), "bfloat16")
 
-    def gradient(v, x):
-        return jax.grad(lambda *inputs: module.apply(*inputs).astype("float32").sum(), (0, 1))(v, x)
+        def loss(variables, x):
+            return module.apply(variables, x).astype("float32").sum()
 
-    explicit = step_multiply_adds(gradient, variables, x)
-    with compiling_for("gpu"):
-        assert "fwd" in str(jax.make_jaxpr(gradient)(variables, x))
-        assert step_multiply_adds(gradient, variables, x) == explicit
+        return step_multiply_adds(jax.grad(loss, (0, 1)), jax.eval_shape(module.init, jax.random.key(0), x), x)
+
+    explicit = operations()
+    with compiling_for("gpu"), recorded() as attention:
+        assert operations() == explicit
+    assert [kernel for kernel, _ in attention] == ["cudnn"]
 
 
 @pytest.mark.accelerators
