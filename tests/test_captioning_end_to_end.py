@@ -305,19 +305,19 @@ def test_runs_of_another_task_are_refused(entry, photos, untrained, tmp_path):
 BAD_FIELDS = {
     "no folder": ({"data.source": "captions:/nowhere"}, "no such folder: /nowhere"),
     "split": ({"data.train": "tran"}, "did you mean 'train'"),
-    "metric": ({"best_metric": "cidr"}, "unknown best_metric 'cidr', did you mean 'cider'"),
+    "metric": ({"best_metric": "cidr"}, "best_metric=cidr: did you mean 'cider'"),
     "packing": ({"data.batching.method": "pack"}, "data.batching.method=pack is for translation"),
     "frozen part": ({"optimizer.freeze": "('encodr',)"}, "optimizer.freeze names 'encodr', did you mean 'encoder'"),
     "mixing": ({"data.augment.mixup": 0.2}, "mixup, cutmix and repeats are for classes"),
     "length": ({"data.batching.max_length": 17, "data.batching.max_tokens": 512}, "max_length=17 is more than the"),
-    "languages": ({"data.languages": "('en',)"}, "data.languages=('en',): it should be two"),
+    "languages": ({"data.languages": "('en',)"}, "data.languages=('en',): it should have 2 values"),
     "caption length": ({"decoding.extra_length": 0}, "decoding.extra_length=0: it should be 1 or more"),
     "evaluation": ({"data.eval_tokens": 0}, "data.eval_tokens=0: it should be 1 or more"),
     "channels": ({"data.channels": 2}, "channels is 2: images have 1 (grey) or 3 (RGB)"),
-    "image size": ({"data.image_size": "(0, 16)"}, "image_size is (0, 16): it should be (height, width)"),
+    "image size": ({"data.image_size": "(0, 16)"}, "data.image_size=(0, 16): of 0: it should be 1 or more"),
     "patches": ({"data.image_size": "(20, 16)"}, "image size 20x16 is not divisible by the patch size 8"),
     "resizing": ({"data.resize": "corp"}, "did you mean 'crop'"),
-    "crop": ({"data.crop_fraction": 1.5}, "crop_fraction is 1.5: it should be in (0, 1]"),
+    "crop": ({"data.crop_fraction": 1.5}, "data.crop_fraction=1.5: it should be from 0.01 to 1"),
     "mean": ({"data.mean": "(0.5, 0.5)"}, "mean has 2 values"),
 }
 

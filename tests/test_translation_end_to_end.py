@@ -401,8 +401,8 @@ BAD_FIELDS = {
         {"data.batching.max_length": 49, "data.batching.max_tokens": 4096},
         "is more than model.max_length=48",
     ),
-    "unknown task": ({"task": "translaton"}, "unknown task 'translaton', did you mean 'translation'"),
-    "unknown metric": ({"best_metric": "belu"}, "unknown best_metric 'belu', did you mean 'bleu'"),
+    "unknown task": ({"task": "translaton"}, "task=translaton: did you mean 'translation'"),
+    "unknown metric": ({"best_metric": "belu"}, "best_metric=belu: did you mean 'bleu'"),
     "no checkpoints": ({"keep_checkpoints": 0}, "keep_checkpoints=0: it should be 1 or more"),
     "no source": ({"data.source": "text:/nowhere"}, "no such folder of text files: /nowhere"),
 }

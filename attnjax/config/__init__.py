@@ -3,6 +3,8 @@
 from attnjax.config.reading import (
     CADENCE_FIELDS,
     FREE_FIELDS,
+    changes,
+    check,
     differences,
     flat,
     load,

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from attnjax import __version__, models
-from attnjax.config.schema import DEFAULTS
+from attnjax.config import ranges
+from attnjax.config.ranges import shown
+from attnjax.config.schema import DEFAULTS, FIELDS
 from attnjax.errors import UserError, nearest
 from attnjax.files import write_atomically
 
@@ -43,15 +46,7 @@ def load(spec: str, source: str = "") -> ConfigDict:
         chosen[name] = parse(text, parameters[name].default, f"{path}:{name}")
     if source and "source" in parameters:
         chosen.setdefault("source", source)
-    try:
-        config = get_config(**chosen)
-    except (AttributeError, TypeError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if frames[-1].filename != inspect.getfile(ConfigDict):
-            raise
-        line = [frame.lineno for frame in frames if frame.filename == inspect.getfile(get_config)][-1]
-        cause = error.args[0].args[0] if isinstance(error.args[0], KeyError) else str(error)
-        raise UserError(f"config '{path}', line {line}: {' '.join(cause.split())}") from None
+    config = _call(path, get_config, **chosen)
     if not isinstance(config, ConfigDict) or config.get("task") not in DEFAULTS:
         raise UserError(f"config '{path}' returns none of {', '.join(f'attnjax.config.{name}()' for name in DEFAULTS)}")
     _refuse_unknown(config, DEFAULTS[config.task](), f"config '{path}': config")
@@ -69,7 +64,11 @@ def _refuse_unknown(config, known, where):
 
 def load_sweep(spec: str) -> list[dict[str, Any]]:
     """Returns the overrides of each trial of the sweep of `FILE.py` or `FILE.py:a=1,b=x`."""
-    return list(_function(spec.partition(":")[0], "sweep")())
+    path = spec.partition(":")[0]
+    trials = _call(path, _function(path, "sweep"))
+    if not isinstance(trials, list | tuple) or not all(isinstance(fields, dict) for fields in trials):
+        raise UserError(f"config '{path}': sweep() should return a list of overrides, as attnjax.sweeps.seeds(3) does")
+    return list(trials)
 
 
 def _function(path, name):
@@ -83,12 +82,31 @@ def _function(path, name):
     root = _import_root(Path(path))
     sys.path.insert(0, root)
     try:
-        spec.loader.exec_module(module)
+        _call(path, spec.loader.exec_module, module=module)
     finally:
         sys.path.remove(root)
     if not hasattr(module, name):
         raise UserError(f"config '{path}' has no function {name}")
     return getattr(module, name)
+
+
+def _call(path, function, **arguments):
+    """Returns what a function of a config file returns; UserError with the file's line if it fails."""
+    try:
+        return function(**arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+        if isinstance(error, SyntaxError):
+            lines.append(error.lineno)
+        cause = error
+        while cause.args and isinstance(cause.args[0], Exception):  # as ConfigDict wraps that of an unknown field
+            cause = cause.args[0]
+        text = " ".join(str(cause.args[0] if isinstance(cause, KeyError) and cause.args else cause).split())
+        line = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"config '{path}'{line}: {type(error).__name__}: {text}") from error
 
 
 def _import_root(path):
@@ -100,24 +118,27 @@ def parse(text: str, like: Any, where: str) -> Any:
     """Returns `text` as a value of the type of `like`; UserError naming `where` if it is not one."""
     if isinstance(like, str):
         return text
-    kind = type(like).__name__
     try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings(action="ignore"):  # of escapes in a string
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+        if isinstance(like, float) and type(value) is int:
+            value = float(value)
+    except (ValueError, SyntaxError, OverflowError, RecursionError, MemoryError):
         value = None
     if isinstance(like, tuple) and isinstance(value, tuple | list):
         if not like or not value:
             return tuple(value)
         return tuple(parse(str(item), like[0], where) for item in value)
-    if isinstance(like, float) and type(value) is int:
-        value = float(value)
     if type(value) is not type(like):
-        raise UserError(f"{where}={text}: expected {kind}, like {like!r}")
+        raise UserError(f"{where}={shown(text)}: expected {type(like).__name__}, like {like!r}")
     return value
 
 
 def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
-    """Sets fields by dotted path, in place; UserError for an unknown path or a value of another type."""
+    """Sets fields by dotted path, in place, and checks the config.
+
+    UserError for an unknown path, and for a value of another type or out of its range.
+    """
     for path, text in overrides:
         *parents, leaf = path.split(".")
         node = config
@@ -129,8 +150,18 @@ def override(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
                 raise UserError(f"--config.{path}: {where} has no field '{name}', {nearest(name, node)}")
             parent, node = node, node[name]
         if isinstance(node, ConfigDict):
-            raise UserError(f"--config.{path}={text}: this is a group; its fields: {', '.join(sorted(node))}")
+            raise UserError(f"--config.{path}={shown(text)}: this is a group; its fields: {', '.join(sorted(node))}")
         parent[leaf] = parse(text, node, f"--config.{path}")
+    check(config)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first field whose value is of another type or out of its range, and says what is right.
+
+    The ranges are in `attnjax.config.schema`, those of models in `attnjax.config.ranges`.
+    """
+    ranges.check_value("task", config.task, ranges.choice(*FIELDS))
+    ranges.check(config, FIELDS[config.task])
 
 
 def save(config: ConfigDict, path: Path) -> None:
@@ -165,8 +196,12 @@ def read(path: Path) -> ConfigDict:
             config.model = _complete(config.model)
     except FileNotFoundError:
         raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
     return config
 
 
@@ -189,12 +224,17 @@ def _flat(config, prefix=""):
             yield prefix + key, value
 
 
+def changes(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> dict[str, tuple[Any, Any]]:
+    """Returns field -> (old, new) for each that differs, except those that match one of the patterns `free`."""
+    before, after = flat(old), flat(new)
+    pairs = {key: (before.get(key, "(absent)"), after.get(key, "(absent)")) for key in sorted({**before, **after})}
+    return {
+        key: (a, b)
+        for key, (a, b) in pairs.items()
+        if a != b and not any(fnmatchcase(key, pattern) for pattern in free)
+    }
+
+
 def differences(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> list[str]:
-    """Returns `field: old -> new` for each field that differs, except those that match one of the patterns `free`."""
-    old, new = flat(old), flat(new)
-    missing = object()
-    return [
-        f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing) and not any(fnmatchcase(key, pattern) for pattern in free)
-    ]
+    """Returns `changes` as lines `field: old -> new`."""
+    return [f"{key}: {a!r} -> {b!r}" for key, (a, b) in changes(old, new, free).items()]

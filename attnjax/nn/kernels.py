@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from attnjax.errors import check_choice
 from attnjax.nn.masks import Mask
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 KERNELS = ("auto", "head_major", "xla", "cudnn")
 MULTIPLE = 8  # cuDNN's backward pass refuses odd numbers of tokens, so they are padded to a multiple of this
 
@@ -36,7 +37,7 @@ def resolve_precision(name: str) -> str:
 
     "auto" is bfloat16 on GPUs and TPUs and float32 on CPUs. UserError for anything but it and these two.
     """
-    check_choice("precision", name, ("auto", "float32", "bfloat16"))
+    check_choice("precision", name, PRECISIONS)
     if name != "auto":
         return name
     return "float32" if backend() == "cpu" else "bfloat16"

@@ -10,6 +10,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from attnjax import config as config_lib
 from attnjax import models, tasks
 from attnjax.errors import UserError
 from attnjax.nn.kernels import resolve_precision
@@ -35,12 +36,15 @@ class Experiment:
     @classmethod
     def from_config(cls, config: ConfigDict, workdir: Path, *, devices: Devices | None = None) -> "Experiment":
         """Returns the experiment with its data open for training; UserError for anything missing or impossible."""
+        config_lib.check(config)
         config.precision = resolve_precision(config.precision)
         devices = devices or make_devices(config)
         task = tasks.for_training(config, devices, workdir)
         steps = config.steps or math.ceil(config.epochs * task.steps_per_epoch)
-        if steps <= 0:
-            raise UserError(f"nothing to train: steps={config.steps}, epochs={config.epochs}; one must be positive")
+        if not 0 < steps < 2**31:
+            raise UserError(
+                f"{steps} steps, of steps={config.steps}, epochs={config.epochs}: one must be positive, and below 2^31"
+            )
         return cls(config, devices, task, steps)
 
     @classmethod

@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from attnjax import config as config_lib
-from attnjax.errors import UserError, nearest
 from attnjax.tasks.captioning import CaptioningTask
 from attnjax.tasks.classification import ClassificationTask
 from attnjax.tasks.report import TestReport
@@ -28,12 +26,10 @@ class Task(Protocol):
     """The data, model, objective and validation of an experiment, and its own files in a run folder.
 
     unit: what the weight of the loss counts, "images" or "tokens". shown: the arrays of a batch that the model reads.
-    best_metrics: the validation metrics that may select the best checkpoint. example: the shapes of a batch to
-    initialize the model with.
+    example: the shapes of a batch to initialize the model with.
     """
 
     unit: ClassVar[str]
-    best_metrics: ClassVar[tuple[str, ...]]
 
     @property
     def objective(self) -> Any: ...
@@ -88,20 +84,9 @@ TASKS: dict[str, type[ClassificationTask] | type[TranslationTask] | type[Caption
 
 def for_training(config: ConfigDict, devices: Devices, workdir: Path) -> Task:
     """Returns the task of a config with its data open; UserError where data or model are missing or do not fit."""
-    return _kind(config).for_training(config, devices, workdir)
+    return TASKS[config.task].for_training(config, devices, workdir)
 
 
 def from_run(config: ConfigDict, devices: Devices, workdir: Path) -> Task:
     """Returns the task of a run folder; needs no data."""
-    return _kind(config).from_run(config, devices, workdir)
-
-
-def _kind(config):
-    if config.task not in TASKS:
-        raise UserError(f"unknown task '{config.task}', {nearest(config.task, TASKS)}")
-    kind = TASKS[config.task]
-    if missing := [name for name in config_lib.DEFAULTS[config.task]().data if name not in config.data]:
-        raise UserError(f"task={config.task} needs a config of this task: there is no data.{missing[0]}")
-    if config.best_metric not in kind.best_metrics:
-        raise UserError(f"unknown best_metric '{config.best_metric}', {nearest(config.best_metric, kind.best_metrics)}")
-    return kind
+    return TASKS[config.task].from_run(config, devices, workdir)

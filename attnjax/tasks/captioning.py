@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,6 @@ class CaptioningTask(TextTask):
     shuffle_images: bool
     devices: Devices
     training: TrainingPairs | None = None
-
-    best_metrics: ClassVar[tuple[str, ...]] = ("cider", "bleu", "accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "CaptioningTask":

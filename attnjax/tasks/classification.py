@@ -47,7 +47,6 @@ class ClassificationTask:
 
     unit: ClassVar[str] = "images"
     shown: ClassVar[tuple[str, ...]] = ("image",)
-    best_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "ClassificationTask":
@@ -110,7 +109,8 @@ class ClassificationTask:
     @property
     def header(self) -> list[str]:
         lines = self.data.header(lambda source: f"{len(source):,} images of {len(source.classes)} classes")
-        return [*lines, f"batches     {self.batch_size} images"]
+        mixed = ", mixed in pairs: training's loss and accuracy are of these" if self.augmentation.mixes else ""
+        return [*lines, f"batches     {self.batch_size} images{mixed}"]
 
     def fingerprint(self) -> dict[str, str]:
         transforms = {"transforms": image_transforms(self.image_format, self.augmentation)}

@@ -40,7 +40,6 @@ class TranslationTask(TextTask):
     training: TrainingPairs | None = None
 
     shown: ClassVar[tuple[str, ...]] = ("source", "target")
-    best_metrics: ClassVar[tuple[str, ...]] = ("bleu", "exact_match", "accuracy", "loss")
 
     @classmethod
     def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "TranslationTask":

@@ -133,7 +133,30 @@ def test_a_wrong_line_of_a_config_file_is_named(tmp_path, monkeypatch, line, mes
     assert str(raised.value).startswith("config 'c.py'") and "\n" not in str(raised.value)
 
 
-def test_an_error_of_a_config_file_itself_is_python_s(tmp_path):
-    (tmp_path / "c.py").write_text("def get_config():\n    return None + 1\n")
-    with pytest.raises(TypeError, match="unsupported operand"):
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def get_config():\n    return None + 1\n", r"c\.py', line 2: TypeError: unsupported operand"),
+        ("def get_config(:\n", r"c\.py', line 1: SyntaxError: invalid syntax"),
+        ("import nothing_such\n", r"c\.py', line 1: ModuleNotFoundError: No module named 'nothing_such'"),
+        ("def get_config():\n    return {}['a']\n", r"c\.py', line 2: KeyError: a"),
+    ],
+)
+def test_an_error_of_a_config_file_names_its_line(tmp_path, body, message):
+    (tmp_path / "c.py").write_text(body)
+    with pytest.raises(UserError, match=message):
         config_lib.load(str(tmp_path / "c.py"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "should return a list of overrides, as attnjax.sweeps.seeds"),
+        ("return [3]", "should return a list of overrides"),
+        ("return sweeps.zip(sweeps.seeds(2), sweeps.seeds(3))", r"line 3: ValueError: zip\(\) argument 2 is longer"),
+    ],
+)
+def test_a_wrong_sweep_is_named(tmp_path, body, message):
+    (tmp_path / "c.py").write_text(f"from attnjax import sweeps\ndef sweep():\n    {body}\n")
+    with pytest.raises(UserError, match=message):
+        config_lib.load_sweep(str(tmp_path / "c.py"))
