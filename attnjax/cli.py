@@ -1,21 +1,31 @@
-"""Shared by all entry points: `--config.a.b=v` overrides, and user errors as one line with exit code 2."""
+"""Shared by all entry points: `--config.a.b=v` overrides, and every error as one line with an exit code.
+
+Nothing here, nor at the top of an entry point, imports JAX: `--help` and a mistyped flag answer at once.
+"""
 
 import argparse
 import ctypes
+import io
 import logging
 import os
 import signal
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import jax
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from attnjax.errors import UserError
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 CHECKPOINT_HELP = "best (on validation, else latest), latest, average (of the last keep_checkpoints), or a step"
+ISSUES = "https://github.com/attnjax/attnjax/issues"
+MAX_MESSAGE = 1000  # characters
+MAX_BEAM = 1000  # as of config.decoding.beam_size
 
 
 def parse_args(
@@ -55,10 +65,22 @@ def add_search_arguments(parser: argparse.ArgumentParser, outputs: str) -> None:
     parser.add_argument("--nbest", type=int, default=1, help=f"{outputs}, at most the beam size")
 
 
-def search_options(args: argparse.Namespace, config: ConfigDict) -> dict[str, int]:
-    """Returns decoding options; without --beam the config's beam size, or --nbest if that is larger."""
+def search_options(args: argparse.Namespace, config: "ConfigDict") -> dict[str, int]:
+    """Returns decoding options; without --beam the config's beam size, or --nbest if that is larger.
+
+    UserError for a beam that no search has.
+    """
     beam = max(config.decoding.beam_size, args.nbest) if args.beam is None else args.beam
+    if beam > MAX_BEAM:
+        raise UserError(f"--beam={beam}: it should be at most {MAX_BEAM}")
     return {"beam_size": beam, "n_best": args.nbest}
+
+
+def add_attention_arguments(parser: argparse.ArgumentParser, of: str) -> None:
+    """Adds --attention FIGURE, --layer and --head, the arguments of `reports.attention.select`."""
+    parser.add_argument("--attention", type=Path, metavar="FIGURE", help=f"plot the attention for the first {of}")
+    parser.add_argument("--layer", type=int, default=-1, help="decoder layer to plot, from 0; default: the last")
+    parser.add_argument("--head", type=int, help="attention head to plot, from 0; default: the mean over heads")
 
 
 def keep_freed_memory() -> None:
@@ -77,10 +99,14 @@ def _quieten_orbax():
 
     After a failed save, its pending writes warn that they were never awaited.
     """
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_not_orbax)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _show_unraisable
+
+
+def _is_not_orbax(record):
+    return record.name not in ("absl", "asyncio") or record.levelno >= logging.CRITICAL
 
 
 def _show_unraisable(raised):
@@ -89,18 +115,53 @@ def _show_unraisable(raised):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an entry point. A UserError is shown as one line, with its exit code (mostly 2); after Ctrl-C it is 130."""
+    """Runs an entry point, and shows every error as one line.
+
+    The exit code is that of a UserError, mostly 2; 130 after Ctrl-C; 1 for any other error, whose traceback is kept in
+    a file.
+    """
     keep_freed_memory()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     _quieten_orbax()
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "attnjax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))  # which JAX reads when it is imported
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of names that are not UTF-8
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _show(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        _show(f"{_summary(error)}; the traceback is in {_keep_traceback()}. Please report it with this file: {ISSUES}")
+        sys.exit(1)
+
+
+def _show(message):
+    """Prints a message on one line of stderr, without control characters, and not much longer than a screen."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(message).split()))
+    print(f"error: {text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + '...'}", file=sys.stderr)
+
+
+def _summary(error):
+    """Returns the kind of an unexpected error and the first line of what it says."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return f"out of memory: a smaller batch or model is needed ({text[:200]})"
+    return f"unexpected {type(error).__name__}: {text[:200]}"
+
+
+def _keep_traceback():
+    """Writes the traceback of the current error to a new file, and returns its path."""
+    text = f"{sys.argv}\n\n{traceback.format_exc()}"
+    try:
+        number, path = tempfile.mkstemp(prefix="attnjax-traceback-", suffix=".txt")
+        with os.fdopen(number, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
+    except OSError as error:
+        return f"no file, as none can be written: {error.strerror}"
+    return path

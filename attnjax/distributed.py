@@ -3,8 +3,6 @@
 import argparse
 import os
 
-import jax
-
 from attnjax.errors import UserError
 
 
@@ -39,6 +37,8 @@ def _on_cluster() -> bool:
 
 
 def _initialise(**options):
+    import jax  # not before the command line is read
+
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:

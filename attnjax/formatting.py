@@ -1,6 +1,18 @@
 """Text forms of durations and of dotted config fields, for tables and file names."""
 
+import hashlib
+import re
 from collections.abc import Iterable
+
+MAX_FILE_NAME = 120  # bytes: file systems allow 255, suffixes included
+
+
+def file_name(text: str) -> str:
+    """Returns `text` if it can be a file's name, else its plain characters and a digest that tells it from others."""
+    plain = re.sub(r"[^\w.+,=-]+", "-", text, flags=re.ASCII).strip("-")
+    if text and plain == text and len(text) <= MAX_FILE_NAME:
+        return text
+    return f"{plain[: MAX_FILE_NAME - 9]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def clock(seconds: float) -> str:

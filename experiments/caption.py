@@ -11,15 +11,17 @@ Prints `FILE TAB score TAB text` per caption, best first; the score is the log-p
 import argparse
 import sys
 from pathlib import Path
-
-import numpy as np
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from attnjax import cli
 from attnjax.errors import UserError
-from attnjax.reports import attention, figures
-from attnjax.runs.folder import Run, open_run
-from attnjax.tasks.search import Candidate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from attnjax.runs.folder import Run
+    from attnjax.tasks.search import Candidate
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,12 +30,14 @@ def parse_args() -> argparse.Namespace:
     cli.add_run_arguments(parser)
     parser.add_argument("--source", help="the sentence to translate, for a run that reads images and sentences")
     cli.add_search_arguments(parser, "captions per image")
-    attention.add_arguments(parser, "image")
+    cli.add_attention_arguments(parser, "image")
     return cli.parse_args(parser, overrides_allowed=False)
 
 
-def open_captioner(args: argparse.Namespace) -> Run:
+def open_captioner(args: argparse.Namespace) -> "Run":
     """Returns the run; UserError if it does not read an image, and a sentence if and only if --source is given."""
+    from attnjax.runs.folder import open_run
+
     run = open_run(args.workdir, args.checkpoint)
     run.expect("captioning")
     reads = run.task.reads
@@ -46,7 +50,13 @@ def open_captioner(args: argparse.Namespace) -> Run:
 
 def main() -> None:
     args = parse_args()
+    import numpy as np
+
+    from attnjax.reports import attention, figures
+
     run = open_captioner(args)
+    if args.attention:
+        attention.check_choice(run, args.layer, args.head)
     images = np.stack([run.task.read_image(path) for path in args.images])
     sentences = None if args.source is None else [args.source] * len(images)
     options = cli.search_options(args, run.config)
@@ -59,8 +69,10 @@ def main() -> None:
         figures.save(args.attention, figure, log=sys.stderr)  # stdout is for captions only
 
 
-def plot(run: Run, image: np.ndarray, caption: Candidate, args: argparse.Namespace) -> Figure:
+def plot(run: "Run", image: "np.ndarray", caption: "Candidate", args: argparse.Namespace) -> "Figure":
     """Returns the figure of the attention of each of a caption's subwords to the image."""
+    from attnjax.reports import attention, figures
+
     source = run.task.encode([args.source])[0] if args.source is not None else ()
     maps = attention.image_attention(run, image, caption.subwords, source)
     weights, title = attention.select(maps, args.layer, args.head)

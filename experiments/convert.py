@@ -16,18 +16,13 @@ epsilon=1e-5.
 
 import argparse
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from attnjax import cli
-from attnjax import config as config_lib
 from attnjax.errors import UserError
-from attnjax.runs import folder
-from attnjax.runs.checkpoint import Checkpoints
-from attnjax.runs.experiment import Experiment, make_devices
-from attnjax.runs.initialise import load
-from attnjax.tasks.translation import TranslationTask
-from attnjax.weights import marian_files, published, transformer
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def main() -> None:
@@ -48,6 +43,8 @@ def main() -> None:
             raise UserError("--huggingface uses the config and classes of the run folder; leave other options out")
         export_run(args.source, args.checkpoint, args.huggingface)
     elif args.config and args.workdir:
+        from attnjax import config as config_lib
+
         config = config_lib.load(args.config)
         config_lib.override(config, args.overrides)
         given = tuple(path for path, _ in args.overrides)
@@ -58,15 +55,20 @@ def main() -> None:
 
 def export_run(workdir: Path, checkpoint: str, out: Path) -> None:
     """Writes a run's weights in Hugging Face's format."""
+    from attnjax.runs import folder
+
     run = folder.open_run(workdir, checkpoint)
     readers = run.task.export(out, run.params)
     print(f"{out}: weights of step {run.step:,} for transformers' {readers}")
 
 
 def import_weights(
-    source: Path, config: ConfigDict, workdir: Path, *, class_names: str | None, given: tuple[str, ...]
+    source: Path, config: "ConfigDict", workdir: Path, *, class_names: str | None, given: tuple[str, ...]
 ) -> None:
     """Writes published weights as a run folder at step 0; `given` are the fields that stay as they are."""
+    from attnjax.runs import folder
+    from attnjax.runs.checkpoint import Checkpoints
+
     if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
     if config.task == "classification":
@@ -88,6 +90,10 @@ def import_weights(
 
 def _classifier(source, config, class_names, given):
     """Returns the experiment, its state with the weights, and a report of what was changed."""
+    from attnjax.runs.experiment import Experiment
+    from attnjax.runs.initialise import load
+    from attnjax.weights import published
+
     weights = published.read(source, config.model, (*config.data.image_size, config.data.channels), adopt=True)
     adopted = [
         *_adopt(config.model, weights.model_fields, "model", given),
@@ -100,6 +106,10 @@ def _classifier(source, config, class_names, given):
 
 def _translator(source, config, given):
     """Returns the same for a Hugging Face folder of a Transformer."""
+    from attnjax.runs.experiment import Experiment, make_devices
+    from attnjax.tasks.translation import TranslationTask
+    from attnjax.weights import marian_files, transformer
+
     vocabulary, languages = marian_files.read_subwords(source), marian_files.read_languages(source)
     adopted = [
         *_adopt(config.decoding, marian_files.read_decoding(source), "decoding", given),

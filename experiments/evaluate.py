@@ -1,15 +1,17 @@
 """Measures a run on a split: accuracy of a classifier; BLEU and other metrics of generated text, which is written too.
 
 python experiments/evaluate.py --workdir runs/digits [--split test] [--checkpoint best] [--config.data.source=...]
+
+The metrics are written into the run folder: evaluation_SPLIT.json for the best checkpoint and the run's own config,
+which is what report.py shows; another checkpoint and each override have files of their own.
 """
 
 import argparse
 import json
 
 from attnjax import cli
+from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
-from attnjax.runs.folder import evaluation_path, open_run
-from attnjax.runs.initialise import with_overrides
 
 
 def main() -> None:
@@ -17,23 +19,34 @@ def main() -> None:
     cli.add_run_arguments(parser)
     parser.add_argument("--split", help="a split of the data; default: the config's data.test")
     args = cli.parse_args(parser)
-    run = with_overrides(open_run(args.workdir, args.checkpoint), args.workdir, args.overrides)
-    data = run.config.data
+    from attnjax import config as config_lib
+    from attnjax.runs.folder import evaluation_path, open_run
+    from attnjax.runs.initialise import with_overrides
 
-    split = args.split or data.test
+    trained = open_run(args.workdir, args.checkpoint)
+    run = with_overrides(trained, args.workdir, args.overrides)
+    overrides = {field: new for field, (_, new) in config_lib.changes(trained.config, run.config).items()}
+    split = args.split or run.config.data.test
+    if not split:
+        raise UserError("the run's config names no test split: give --split")
+
     report = run.task.test(split, run.variables)
-    path = evaluation_path(args.workdir, split, shuffled=data.get("shuffle_images", False))
     result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
+    result |= {"overrides": overrides} if overrides else {}
     result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
-    with writing(args.workdir):
-        for suffix, text in report.files.items():
-            write_atomically(path.with_suffix(f".{suffix}"), text)
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
     examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
-    print(f"{data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
+    print(f"{run.config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
+    if overrides:
+        print("with " + ", ".join(f"{field}={value}" for field, value in overrides.items()))
     for metric, value in report.metrics.items():
         note = f"  ({report.notes[metric]})" if metric in report.notes else ""
         print(f"{split} {metric} {value:.4f}{note}")
+
+    path = evaluation_path(args.workdir, split, args.checkpoint, overrides)
+    with writing(args.workdir):
+        for suffix, text in report.files.items():
+            write_atomically(path.with_name(f"{path.stem}.{suffix}"), text)
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,7 @@ python experiments/predict.py --workdir runs/fashion_vit IMAGE_OR_FOLDER...
 import argparse
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from attnjax import cli
-from attnjax.data.images.folders import image_files
-from attnjax.runs.folder import open_run
 
 TOP = 5
 AT_ONCE = 256
@@ -22,6 +17,12 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of them")
     cli.add_run_arguments(parser)
     args = cli.parse_args(parser, overrides_allowed=False)
+    import jax
+    import numpy as np
+
+    from attnjax.data.images.folders import image_files
+    from attnjax.runs.folder import open_run
+
     run = open_run(args.workdir, args.checkpoint)
     run.expect("classification")
     logits = jax.jit(run.objective.logits)

@@ -9,13 +9,13 @@ attnjax/data/builders do not need it, and are otherwise prepared on first use.
 
 import argparse
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from attnjax import cli
-from attnjax.data.captions import CaptionOptions, caption_splits, open_captions
-from attnjax.data.images.probe import unreadable
-from attnjax.data.images.sources import ImageSource, open_source, split_names
-from attnjax.data.tfds import prepare
 from attnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from attnjax.data.images.sources import ImageSource
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
     if args.check:
         check(args.name, args.data_dir)
         return
+    from attnjax.data.tfds import prepare
+
     builder = prepare(args.name, args.data_dir)
     sizes = ", ".join(f"{name} {split.num_examples:,}" for name, split in builder.info.splits.items())
     print(f"{builder.info.full_name}: {sizes} examples in {builder.data_path}")
@@ -34,6 +36,8 @@ def main() -> None:
 
 def check(spec: str, data_dir: str) -> None:
     """Prints a line on each image that cannot be read, and one per split; UserError if there are any."""
+    from attnjax.data.images.probe import unreadable
+
     total = bad = 0
     for split, source in _images(spec, data_dir):
         before = bad
@@ -47,7 +51,10 @@ def check(spec: str, data_dir: str) -> None:
         raise UserError(f"{bad:,} of {total:,} images cannot be read: repair or remove them, or {skip}")
 
 
-def _images(spec: str, data_dir: str) -> Iterator[tuple[str, ImageSource]]:
+def _images(spec: str, data_dir: str) -> Iterator[tuple[str, "ImageSource"]]:
+    from attnjax.data.captions import CaptionOptions, caption_splits, open_captions
+    from attnjax.data.images.sources import open_source, split_names
+
     if spec.startswith(("flickr8k:", "captions:")):
         for split in caption_splits(spec):
             yield split, open_captions(spec, split, CaptionOptions(("image", "text"))).images

@@ -7,14 +7,9 @@ python experiments/report.py runs/a runs/b --out DIR
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from attnjax import cli
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
-from attnjax.reports import render
-from attnjax.reports.runs import Report, read
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,22 +22,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def show(report: Report) -> None:
-    """Prints the table of groups and the notes."""
-    header, rows = render.table(report)
-    table = Table(*header)
-    for group, row in zip(report.groups, rows, strict=True):
-        table.add_row(*row, style="bold" if group is report.best else None)
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
-    for note in report.notes:
-        console.print(note, markup=False)
-
-
 def main() -> None:
     args = parse_args()
+    from attnjax.reports import render
+    from attnjax.reports.runs import read
+
     report = read(args.folders)
     out = args.out or args.folders[0]
     title = ", ".join(folder.resolve().name for folder in args.folders)
@@ -51,7 +35,7 @@ def main() -> None:
         write_atomically(out / "report.csv", render.to_csv(report))
         write_atomically(out / "report.md", render.to_markdown(report))
         write_atomically(out / "report.html", render.to_html(report, title))
-    show(report)
+    render.show(report)
     print(f"wrote {out}/report.csv, report.md and report.html")
 
 

@@ -13,13 +13,17 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from attnjax import cli
-from attnjax.errors import UserError
-from attnjax.runs.locking import locked
-from attnjax.sweeps import local, runner, slurm, trials
+from attnjax.errors import UserError, nearest
+from attnjax.sweeps.options import Options
+
+if TYPE_CHECKING:
+    from attnjax.sweeps.runner import Executor
+    from attnjax.sweeps.trials import Sweep
+
+CHECKPOINTS = ("best", "latest", "average")
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,24 +38,33 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true", help="run failed trials again")
     parser.add_argument("--dry_run", action="store_true", help="print each trial's commands and exit")
     group = parser.add_argument_group("slurm", "resources per job")
-    for field in dataclasses.fields(slurm.Options):
+    for field in dataclasses.fields(Options):
         group.add_argument(f"--slurm.{field.name}", type=type(field.default), default=field.default, metavar="VALUE")
     args = cli.parse_args(parser)
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: it should be 1 or more")
+    if args.evaluate and args.evaluate not in CHECKPOINTS and not args.evaluate.isdigit():
+        raise UserError(f"--evaluate={args.evaluate}: {nearest(args.evaluate, [*CHECKPOINTS, 'a step'])}")
     return args
 
 
-def make_executor(args: argparse.Namespace, sweep: trials.Sweep) -> runner.Executor:
+def make_executor(args: argparse.Namespace, sweep: "Sweep") -> "Executor":
+    from attnjax.sweeps import local, runner, slurm
+
     todo = runner.trials_to_run(sweep, args.retry)
     if args.executor == "local":
         return local.Local(sweep, todo, args.jobs)
-    options = {field.name: getattr(args, f"slurm.{field.name}") for field in dataclasses.fields(slurm.Options)}
-    return slurm.Slurm(sweep, todo, slurm.Options(**options), args.jobs)
+    options = {field.name: getattr(args, f"slurm.{field.name}") for field in dataclasses.fields(Options)}
+    return slurm.Slurm(sweep, todo, Options(**options), args.jobs)
 
 
 def main() -> None:
     args = parse_args()
+    from rich.console import Console
+
+    from attnjax.runs.locking import locked
+    from attnjax.sweeps import runner, trials
+
     sweep = trials.plan(args.config, args.workdir, args.overrides, args.evaluate, Path(__file__).resolve().parent)
     console = Console(highlight=False)
     if args.dry_run:
@@ -61,7 +74,8 @@ def main() -> None:
                 console.print("   ", shlex.join(["python", *command[1:]]), markup=False, soft_wrap=True)
         return
     with locked(args.workdir):
-        sweep.save()
+        for line in sweep.save():
+            console.print(line, markup=False, soft_wrap=True)
         code = runner.run(sweep, make_executor(args, sweep), console)
     sys.exit(code)
 

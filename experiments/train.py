@@ -8,11 +8,8 @@ python experiments/train.py ... --dry_run --target h100:8    # the same for hard
 import argparse
 from pathlib import Path
 
-from attnjax import cli, config, distributed
+from attnjax import cli, distributed
 from attnjax.errors import UserError
-from attnjax.runs import dry_run, loop
-from attnjax.runs.profiling import Profile
-from attnjax.runs.targets import find_target
 
 
 def main() -> None:
@@ -24,6 +21,11 @@ def main() -> None:
     parser.add_argument("--profile", metavar="FIRST:LAST", help="write a trace of these steps to WORKDIR/profile")
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
+    from attnjax import config
+    from attnjax.runs import dry_run, loop
+    from attnjax.runs.profiling import Profile
+    from attnjax.runs.targets import find_target
+
     distributed.start(args)
     if args.config:
         chosen = config.load(args.config, source=dict(args.overrides).get("data.source", ""))

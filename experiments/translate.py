@@ -13,18 +13,17 @@ import argparse
 import io
 import math
 import os
-import queue
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from attnjax import cli
 from attnjax.errors import UserError
-from attnjax.reports import attention, figures
-from attnjax.runs.folder import Run, open_run
-from attnjax.tasks.search import Candidate
+
+if TYPE_CHECKING:
+    from attnjax.runs.folder import Run
+    from attnjax.tasks.search import Candidate
 
 CHUNK = 256  # most lines to translate at once
 
@@ -35,21 +34,26 @@ def parse_args() -> argparse.Namespace:
     cli.add_run_arguments(parser)
     cli.add_search_arguments(parser, "translations per line")
     parser.add_argument("--scores", action="store_true", help="print scores and log-probabilities")
-    attention.add_arguments(parser, "line")
+    cli.add_attention_arguments(parser, "line")
     return cli.parse_args(parser, overrides_allowed=False)
 
 
 def main() -> None:
     args = parse_args()
+    from attnjax.reports import attention
+    from attnjax.runs.folder import open_run
+
     run = open_run(args.workdir, args.checkpoint)
     run.expect("translation")
     options = cli.search_options(args, run.config)
+    if args.attention:
+        attention.check_choice(run, args.layer, args.head)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
 
     first = None
     given = [decoded(os.fsencode(line)) for line in args.lines]
-    for lines in [given] if given else chunks(sys.stdin.buffer):
+    for lines in [given] if given else chunks(sys.stdin.fileno()):
         for text, candidates in zip(lines, translate(run, lines, options), strict=True):
             first = first or (text, candidates[0])
             for candidate in candidates:
@@ -60,32 +64,28 @@ def main() -> None:
 
 
 def decoded(line: bytes) -> str:
-    """Returns the text of a line; invalid UTF-8 becomes replacement characters."""
-    return line.decode("utf-8", errors="replace").rstrip("\r\n")
+    """Returns the text of a line; with a warning, what is not UTF-8 becomes replacement characters."""
+    text = line.decode("utf-8", errors="replace").rstrip("\r\n")
+    if "\ufffd" in text and b"\xef\xbf\xbd" not in line:
+        print(f"warning: not UTF-8, read with replacement characters: {text[:60]}", file=sys.stderr)
+    return text
 
 
-def chunks(stream: BinaryIO) -> Iterator[list[str]]:
+def chunks(descriptor: int) -> Iterator[list[str]]:
     """Yields the lines received so far, from one to CHUNK, so that a slow pipe is answered immediately."""
-    waiting: queue.Queue[str | None] = queue.Queue(maxsize=4 * CHUNK)
-
-    def read():
-        for line in stream:
-            waiting.put(decoded(line))
-        waiting.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    ended = False
-    while not ended:
-        received = [waiting.get()]
-        while received[-1] is not None and len(received) < CHUNK and not waiting.empty():
-            received.append(waiting.get())
-        ended = received[-1] is None
-        if lines := [line for line in received if line is not None]:
-            yield lines
+    rest = b""
+    while data := os.read(descriptor, 2**16):
+        *lines, rest = (rest + data).split(b"\n")
+        for start in range(0, len(lines), CHUNK):
+            yield [decoded(line) for line in lines[start : start + CHUNK]]
+    if rest:
+        yield [decoded(rest)]
 
 
-def translate(run: Run, lines: Sequence[str], options: dict[str, int]) -> list[list[Candidate]]:
+def translate(run: "Run", lines: Sequence[str], options: dict[str, int]) -> list[list["Candidate"]]:
     """Returns `n_best` candidates per line; those of a line without subwords, such as an empty one, are empty."""
+    from attnjax.tasks.search import Candidate
+
     task = run.task
     lengths = [len(ids) for ids in task.encode(lines)]
     for line, length in zip(lines, lengths, strict=True):
@@ -100,7 +100,7 @@ def translate(run: Run, lines: Sequence[str], options: dict[str, int]) -> list[l
     return [found + [missing] * (options["n_best"] - len(found)) for found in results]
 
 
-def shown(candidate: Candidate, scores: bool) -> str:
+def shown(candidate: "Candidate", scores: bool) -> str:
     """Returns the line to print for a candidate."""
     if not scores:
         return candidate.text
@@ -109,8 +109,10 @@ def shown(candidate: Candidate, scores: bool) -> str:
     return f"{candidate.score:.4f}\t{candidate.text}\t{tokens}"
 
 
-def plot(run: Run, first: tuple[str, Candidate] | None, args: argparse.Namespace) -> None:
+def plot(run: "Run", first: "tuple[str, Candidate] | None", args: argparse.Namespace) -> None:
     """Plots the attention of the first line's best translation to its source."""
+    from attnjax.reports import attention, figures
+
     if first is None or not first[1].subwords:
         raise UserError("no attention to plot: the first line is empty")
     line, best = first

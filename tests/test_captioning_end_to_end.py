@@ -173,8 +173,11 @@ def test_evaluate_describes_each_image_whatever_its_company(trained, photos, des
 
     code, _, err = entry("evaluate", "--workdir", trained, "--config.data.shuffle_images=true")
     assert code == 0, err
-    control = json.loads((trained / "evaluation_test_shuffled.json").read_text())
-    lines = [json.loads(line) for line in (trained / "evaluation_test_shuffled.jsonl").read_text().splitlines()]
+    control = json.loads((trained / "evaluation_test,data.shuffle_images=True.json").read_text())
+    lines = [
+        json.loads(line)
+        for line in (trained / "evaluation_test,data.shuffle_images=True.jsonl").read_text().splitlines()
+    ]
     # Each has the caption of the image four places on.
     assert [line["text"] for line in lines] == [found[(i + 4) % 9] for i in range(9)]
     assert control["loss"] > result["loss"] + 0.5 and control["cider"] < result["cider"]
@@ -277,7 +280,7 @@ def test_image_guided_translation_from_training_to_caption(inputs, described_lin
     reads = "source" if inputs == "text" else "source and image"
     assert f"reads       {reads}, en-de" in out and "23 images with 23 texts" in out
     bleu = {}
-    for name, options in (("", []), ("_shuffled", ["--config.data.shuffle_images=true"])):
+    for name, options in (("", []), (",data.shuffle_images=True", ["--config.data.shuffle_images=true"])):
         code, _, err = entry("evaluate", "--workdir", workdir, *options)
         assert code == 0, err
         result = json.loads((workdir / f"evaluation_test{name}.json").read_text())
@@ -285,10 +288,10 @@ def test_image_guided_translation_from_training_to_caption(inputs, described_lin
         bleu[name] = result["bleu"]
     code, out, err = entry("caption", "--workdir", workdir, photo, "--source", "a square of a colour")
     if inputs == "text":
-        assert bleu[""] == bleu["_shuffled"]
+        assert bleu[""] == bleu[",data.shuffle_images=True"]
         assert (code, out) == (2, "") and "this run reads no images" in err
         return
-    assert bleu[""] > bleu["_shuffled"] + 5
+    assert bleu[""] > bleu[",data.shuffle_images=True"] + 5
     assert code == 0 and out.split("\t")[2].startswith("ein quadrat ganz in "), err
     code, _, err = entry("caption", "--workdir", workdir, photo)
     assert code == 2 and "this run translates: give --source" in err

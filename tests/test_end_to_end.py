@@ -111,6 +111,28 @@ def test_every_example_is_evaluated_once(trained, entry, batch):
     assert result["loss"] == pytest.approx(evaluate_by_hand(trained), rel=1e-4)
 
 
+def test_overrides_and_checkpoints_belong_to_an_evaluation_s_record_and_name(trained, entry):
+    assert entry("evaluate", "--workdir", trained)[0] == 0
+    own = (trained / "evaluation_test.json").read_bytes()
+    code, out, err = entry("evaluate", "--workdir", trained, "--config.data.mean=(0.1,)", "--checkpoint", 60)
+    assert code == 0 and "with data.mean=(0.1,)" in out, err
+    (path,) = trained.glob("evaluation_test,60,data.mean=-0.1*.json")
+    record = json.loads(path.read_text())
+    assert record["overrides"] == {"data.mean": [0.1]} and record["checkpoint"] == "60" and "overrides" not in str(own)
+    assert record["loss"] != json.loads(own)["loss"]
+    # The run's own value, and one that only spreads the work, are no other evaluation.
+    assert entry("evaluate", "--workdir", trained, "--config.data.mean=(0.5,)", "--config.eval_batch_size=72")[0] == 0
+    assert json.loads((trained / "evaluation_test.json").read_text()).keys() == json.loads(own).keys()
+
+
+@pytest.mark.parametrize("override", ["model.depth=1", "model.num_heads=2", "data.channels=3", "task=translation"])
+def test_a_run_is_evaluated_with_its_own_model(override, trained, entry):
+    before = {path.name: path.read_bytes() for path in trained.glob("evaluation*")}
+    code, _, err = entry("evaluate", "--workdir", trained, f"--config.{override}")
+    assert code == 2 and err.count("\n") == 1 and "the run's weights are those of its own model" in err
+    assert before == {path.name: path.read_bytes() for path in trained.glob("evaluation*")}
+
+
 def evaluate_by_hand(workdir):
     run = open_run(workdir)
     images, labels, _ = run.task.data.open("test").load(np.arange(360))

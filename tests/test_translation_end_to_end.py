@@ -1,11 +1,11 @@
 """The entry points as a user of translation runs them, on numbers spelled out in English and German."""
 
-import io
 import json
 import math
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -231,13 +231,14 @@ def test_evaluate_lowercases_and_averages_if_asked(trained, entry):
 
 
 @pytest.fixture
-def translate(trained, entry, monkeypatch):
+def translate(trained, entry, monkeypatch, tmp_path):
     """Runs translate.py on lines of bytes: translate(lines, *arguments) -> (exit code, lines, stderr)."""
 
     def call(lines, *arguments):
-        stream = io.TextIOWrapper(io.BytesIO(b"".join(line + b"\n" for line in lines)), encoding="ascii")
-        monkeypatch.setattr(sys, "stdin", stream)
-        code, out, err = entry("translate", "--workdir", trained, *arguments)
+        (tmp_path / "stdin").write_bytes(b"".join(line + b"\n" for line in lines))
+        with (tmp_path / "stdin").open(encoding="ascii") as stream:
+            monkeypatch.setattr(sys, "stdin", stream)
+            code, out, err = entry("translate", "--workdir", trained, *arguments)
         assert out.endswith("\n") or not out
         return code, out.split("\n")[:-1], err
 
@@ -270,7 +271,7 @@ def test_lines_in_are_lines_out_whatever_they_are(translate, numbers, evaluated)
     hostile = out[: 2 * len(HOSTILE) : 2]
     assert [*out[1 : 2 * len(HOSTILE) : 2], *out[2 * len(HOSTILE) :]] == evaluated
     assert hostile[:3] == ["", "", ""] and hostile[8] == "" and all(hostile[3:8])
-    assert "warning: truncated to 48 of" in err and err.count("\n") == 1
+    assert "warning: truncated to 48 of" in err and "warning: not UTF-8" in err and err.count("\n") == 2
 
 
 def test_best_lists_and_scores(translate, trained, entry):
@@ -320,6 +321,7 @@ def test_attention_is_drawn(entry, trained, tmp_path):
         (["--beam", 0], "beam_size is 0"),
         (["--beam", 2, "--nbest", 3], "n_best is 3"),
         (["--nbest", 0], "n_best is 0"),
+        (["--beam", 10000], "--beam=10000: it should be at most 1000"),
         (["--checkpoint", 7], "Known: best, latest, average"),
         (["--config.decoding.beam_size=3"], "translate takes no --config overrides"),
     ],
@@ -337,8 +339,9 @@ def test_a_line_is_answered_before_the_next_one_comes(process, trained, numbers,
             running.stdin.flush()
             assert select.select([running.stdout], [], [], 300)[0], "no answer"
             assert running.stdout.readline() == expected + "\n"
+        running.send_signal(signal.SIGINT)  # Ctrl-C, while it waits for a line
         out, err = running.communicate(timeout=60)
-        assert (running.returncode, out, err) == (0, "", "")
+        assert (running.returncode, out, err) == (130, "", "interrupted\n")
     finally:
         running.kill()
 

@@ -51,7 +51,10 @@ class ClassificationObjective:
         target = optax.smooth_labels(target, self.label_smoothing)
         mask = batch["mask"].astype(jnp.float32)
         total = (optax.softmax_cross_entropy(logits, target) * mask).sum()
-        return total, (mask.sum(), _metrics(logits, batch) | {"loss": (total, mask.sum())}, new_state)
+        metrics = _metrics(logits, batch)
+        # The negative log-likelihood, without smoothing, is what validation calls its loss.
+        metrics = metrics | {"loss": (total, mask.sum()), "nll": metrics["loss"]}
+        return total, (mask.sum(), metrics, new_state)
 
     def evaluate(self, params: PyTree, model_state: PyTree, batch: Batch) -> Metrics:
         """Returns the sums over images of loss, without label smoothing, and accuracy, in evaluation mode."""

@@ -3,10 +3,8 @@
 They are read from the "intermediates" that the model's attention layers sow.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,18 +15,21 @@ from attnjax.errors import UserError
 from attnjax.runs.folder import Run
 
 
-def add_arguments(parser: argparse.ArgumentParser, of: str) -> None:
-    """Adds --attention FIGURE, --layer and --head, the arguments of `select`."""
-    parser.add_argument("--attention", type=Path, metavar="FIGURE", help=f"plot the attention for the first {of}")
-    parser.add_argument("--layer", type=int, default=-1, help="decoder layer to plot, from 0; default: the last")
-    parser.add_argument("--head", type=int, help="attention head to plot, from 0; default: the mean over heads")
+def check_choice(run: Run, layer: int, head: int | None) -> None:
+    """Raises UserError, before a search, for what `select` would refuse after it."""
+    text = run.config.model.get("text", run.config.model)
+    _check(text.get("decoder_depth", 1), text.get("num_heads", 1), layer, head)  # an RNN's decoder has one of each
+
+
+def _check(layers, heads, layer, head):
+    if not -layers <= layer < layers or (head is not None and not 0 <= head < heads):
+        raise UserError(f"no layer {layer}, head {head}: there are {layers} layers of {heads} heads, from 0")
 
 
 def select(weights: np.ndarray, layer: int, head: int | None) -> tuple[np.ndarray, str]:
     """Returns a layer and head of (L, heads, ...), or the mean over heads if `head` is None, and a title for it."""
     layers, heads = weights.shape[:2]
-    if not -layers <= layer < layers or (head is not None and not 0 <= head < heads):
-        raise UserError(f"no layer {layer}, head {head}: there are {layers} layers of {heads} heads, from 0")
+    _check(layers, heads, layer, head)
     title = f"layer {layer % layers}, {'mean over heads' if head is None else f'head {head}'}"
     return weights[layer].mean(0) if head is None else weights[layer, head], title
 

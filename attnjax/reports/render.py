@@ -1,10 +1,14 @@
-"""Renders a report of runs as CSV, Markdown and HTML."""
+"""Renders a report of runs on the terminal, and as CSV, Markdown and HTML."""
 
 import csv
 import html
 import io
+import re
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from attnjax.formatting import clock
 from attnjax.reports import figures
@@ -59,19 +63,31 @@ def to_csv(report: Report) -> str:
     """Returns one line per run, with values of full precision: settings, seed, metrics, parameters, seconds."""
     header, rows = _runs(report)
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
+    csv.writer(out, lineterminator="\n").writerows([[_cell(x) for x in row] for row in (header, *rows)])
     return out.getvalue()
+
+
+def _cell(value):
+    """Returns a value that no spreadsheet takes for a formula."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def to_markdown(report: Report) -> str:
     """Returns the table of groups and the notes."""
     header, rows = table(report)
-    lines = [header, ["---"] * len(header)]
+    lines = [[_markdown(cell) for cell in header], ["---"] * len(header)]
     for group, row in zip(report.groups, rows, strict=True):
-        cells = [cell.replace("|", "\\|") for cell in row]
+        cells = [_markdown(cell) for cell in row]
         lines.append([cell and f"**{cell}**" for cell in cells] if group is report.best else cells)
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return text + "\n\n" + "\n".join(f"- {note}" for note in report.notes) + "\n"
+    return text + "\n\n" + "\n".join(f"- {_markdown(note)}" for note in report.notes) + "\n"
+
+
+def _markdown(text):
+    """Returns text as Markdown shows it, on one line: names and settings are not markup."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)
 
 
 def to_html(report: Report, title: str) -> str:
@@ -92,6 +108,20 @@ def to_html(report: Report, title: str) -> str:
     ]
     head = f"<style>{_STYLE}</style><title>{html.escape(title)}</title>"
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8">{head}{"".join(parts)}</html>\n'
+
+
+def show(report: Report) -> None:
+    """Prints the table of groups and the notes."""
+    header, rows = table(report)
+    shown_table = Table(*map(escape, header))
+    for group, row in zip(report.groups, rows, strict=True):
+        shown_table.add_row(*map(escape, row), style="bold" if group is report.best else None)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(shown_table)
+    for note in report.notes:
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def _html_table(header, rows, bold):

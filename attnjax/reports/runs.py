@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,36 +12,11 @@ import numpy as np
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.formatting import short_names
-from attnjax.runs.folder import evaluation_path, read_summary
-from attnjax.runs.log import read_rows
+from attnjax.reports.results import RunResult, read_run, score
+from attnjax.runs.records import read_record
+from attnjax.sweeps.trials import FILE as SWEEP_FILE
 
-LOWER_IS_BETTER = ("loss",)
 MAX_CURVES = 10  # per figure
-
-
-def _score(metric, value):
-    """Returns `value` with the sign that makes larger better."""
-    return -value if metric in LOWER_IS_BETTER else value
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """The numbers of a run folder.
-
-    fields: the complete config, by dotted path. metrics: "validation METRIC", the best value of the metric that selects
-    the best checkpoint, and "test METRIC" for all metrics of `evaluate.py` on the test split, as far as they were
-    measured. rows: those of metrics.jsonl. parameters and seconds are None for runs that did not record them.
-    """
-
-    name: str
-    fields: dict[str, Any]
-    best_metric: str
-    finished: bool
-    step: int
-    metrics: dict[str, float]
-    rows: Sequence[dict[str, Any]]
-    parameters: int | None
-    seconds: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +42,15 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Runs and their groups. settings: dotted field -> short name, for the fields in which the runs differ."""
+    """Runs and their groups. settings: dotted field -> short name, for the fields in which the runs differ.
+
+    left_out: a line on each file, run or trial that is not in the report, or only in part.
+    """
 
     runs: Sequence[RunResult]
     groups: Sequence[Group]
     settings: dict[str, str]
+    left_out: Sequence[str] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -102,7 +80,7 @@ class Report:
         """Validated groups, best first by the validation metric, never the test's; [] if the runs' metrics differ."""
         metric, *others = {run.best_metric for run in self.runs}
         validated = [] if others else [group for group in self.groups if group.values(f"validation {metric}")]
-        return sorted(validated, key=lambda group: -_score(metric, group.mean(f"validation {metric}")))
+        return sorted(validated, key=lambda group: -score(metric, group.mean(f"validation {metric}") or 0.0))
 
     @property
     def best(self) -> Group | None:
@@ -123,7 +101,10 @@ class Report:
         unfinished = [f"{run.name} (step {run.step:,})" for run in self.runs if not run.finished]
         if unfinished:
             notes.append(f"Unfinished runs, left out: {', '.join(unfinished)}.")
-        return notes
+        if {run.tested for run in self.runs} - {"", "best"}:
+            others = [f"{run.name} at {run.tested}" for run in self.runs if run.tested not in ("", "best")]
+            notes.append(f"Tested at another checkpoint than the best: {', '.join(others)}.")
+        return [*notes, *(f"Left out: {line}." for line in self.left_out)]
 
 
 def joined(settings: dict[str, Any]) -> str:
@@ -139,22 +120,47 @@ def shown(value: Any) -> str:
 def read(folders: Iterable[Path]) -> Report:
     """Returns the report of all run folders found at or below `folders`; UserError if a folder contains none.
 
-    Runs are sorted by folder name, groups by their first run, except that a base comes first.
+    Runs are sorted by folder name, groups by their first run, except that a base comes first. What cannot be read is
+    left out, with a note.
     """
     runs: list[RunResult] = []
+    left_out: list[str] = []
     for folder in map(Path, folders):
         found = sorted({path.parent for path in folder.glob("**/config.json")}, key=_natural_order)
         if not found:
             raise UserError(f"no run folder in '{folder}': there is no config.json")
-        runs += [_read_run(path, folder) for path in found]
+        for path in found:
+            try:
+                runs.append(read_run(path, folder, left_out))
+            except UserError as error:
+                left_out.append(str(error))
+        left_out += _unfinished_trials(folder)
+    if not runs:
+        raise UserError(f"no run can be read: {left_out[0]}")
+    if len({run.fields["steps"] for run in runs}) > 1:
+        for run in runs:  # some are set by epochs
+            run.fields["steps"] = run.fields["steps"] or run.steps
     settings = short_names(_settings(runs))
     members: dict[str, list[RunResult]] = {}
     for run in runs:
         if run.finished:
             members.setdefault(repr([run.fields.get(key) for key in settings]), []).append(run)
     groups = [Group({settings[key]: own[0].fields.get(key) for key in settings}, own) for own in members.values()]
-    report = Report(runs, groups, settings)
-    return Report(runs, sorted(groups, key=lambda group: report.label(group) != "base"), settings)
+    report = Report(runs, groups, settings, left_out)
+    return Report(runs, sorted(groups, key=lambda group: report.label(group) != "base"), settings, left_out)
+
+
+def _unfinished_trials(folder):
+    """Returns a line on each trial of a sweep that failed or has not begun, if this is a sweep's folder."""
+    damage: list[str] = []
+    sweep = read_record(folder / SWEEP_FILE, {"trials": dict}, damage)
+    for name in sweep.get("trials", {}):
+        failure = folder / "logs" / f"{name}.failed"
+        if failure.is_file():
+            damage.append(f"{name} failed: {failure.read_text(encoding='utf-8', errors='replace').strip()}")
+        elif not (folder / name / "config.json").exists():
+            damage.append(f"{name} has not begun")
+    return damage
 
 
 def _natural_order(path):
@@ -172,26 +178,6 @@ def _settings(runs: Sequence[RunResult]) -> list[str]:
         same = [run for run in runs if run.fields["model.name"] == model]
         differing |= {key for key in fields if len({repr(run.fields.get(key)) for run in same}) > 1}
     return [key for key in fields if key in differing - {"seed", *config_lib.CADENCE_FIELDS}]
-
-
-def _read_run(path: Path, folder: Path) -> RunResult:
-    config = config_lib.read(path / "config.json")
-    rows, summary, metric = read_rows(path), read_summary(path), config.best_metric
-    values = [row[metric] for row in rows if row["split"] == "validation" and metric in row]
-    metrics = {f"validation {metric}": max(values, key=lambda value: _score(metric, value))} if values else {}
-    test = evaluation_path(path, config.data.test)
-    measured = json.loads(test.read_text()) if test.exists() else {}
-    return RunResult(
-        name=path.name if path == folder else str(path.relative_to(folder)),
-        fields=config_lib.flat(config),
-        best_metric=metric,
-        finished=summary.get("finished", True),
-        step=rows[-1]["step"] if rows else 0,
-        metrics=metrics | {f"test {name}": value for name, value in measured.items() if isinstance(value, float)},
-        rows=rows,
-        parameters=summary.get("parameters"),
-        seconds=rows[-1].get("seconds") if rows else None,
-    )
 
 
 class Curve(NamedTuple):
@@ -229,7 +215,10 @@ def _curve(group: Group, split: str, name: str) -> Curve | None:
 
 def curve_notes(report: Report) -> list[str]:
     """Returns sentences to print above the learning curves."""
-    notes = ["Lines are means over seeds, bands one standard deviation."]
+    notes = [
+        "Lines are means over seeds, bands one standard deviation. The training loss is the one that is minimised: it "
+        "is not comparable with a loss on validation where labels are smoothed or images mixed."
+    ]
     if len(report.groups) > MAX_CURVES:
         notes.append(f"{MAX_CURVES} of {len(report.groups)} groups, the best on validation.")
     return notes

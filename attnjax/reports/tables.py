@@ -1,7 +1,8 @@
 """Papers' tables of model sizes: parameters and multiply-adds of our models beside the printed numbers."""
 
+import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,3 +154,42 @@ TABLES: dict[str, tuple[Callable[[], Iterator[Row]], *tuple[str, ...]]] = {
         "d_k=32 saves 4.7. With widths 256 and 1,024 and 8 heads, the paper's d_k is 32 and 128, as here.",
     ),
 }
+
+COLUMNS = {"millions": "parameters (M)", "gflops": "GFLOPs"}
+
+
+def print_sizes(name: str) -> None:
+    """Prints a table of `TABLES`, with the columns that the paper has numbers for."""
+    generate, *notes = TABLES[name]
+    rows = list(generate())
+    table: list[dict[str, Any]] = []
+    for row in rows:
+        table.append({"model": row.model, "parameters": row.parameters})
+        for field, title in COLUMNS.items():
+            if any(getattr(row, field) for row in rows):
+                table[-1] |= _compared(title, getattr(row, field))
+    show(table)
+    print("\n".join(notes))
+
+
+def _compared(title, number):
+    if number is None:
+        cells = (None, None, None)
+    else:
+        difference = f"{'' if number.agrees else '!= '}{100 * number.difference:+.1f}%"
+        cells = (number.rounded(extra_digits=1), number.paper, difference)
+    return dict(zip((title, f"{title}, paper", f"{title}, difference"), cells, strict=True))
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints rows with the same columns, aligned: numbers with three significant digits, None as a dash."""
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value) or 1)))}f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value

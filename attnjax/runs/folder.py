@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
+from attnjax.formatting import file_name
 from attnjax.runs.checkpoint import AVERAGE, Checkpoints
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.tasks import Task
@@ -46,16 +48,13 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
         write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
 
-def read_summary(workdir: Path) -> dict[str, Any]:
-    """Returns what `write_summary` wrote; empty if no training has begun."""
-    path = workdir / SUMMARY_FILE
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def evaluation_path(workdir: Path, split: str, shuffled: bool = False) -> Path:
-    """Returns the file of a split's metrics; `shuffled`: of the control, in which images are exchanged."""
-    name = "".join(c if c.isalnum() else "_" for c in split)
-    return workdir / f"evaluation_{name}{'_shuffled' if shuffled else ''}.json"
+def evaluation_path(
+    workdir: Path, split: str, checkpoint: str = "best", overrides: Mapping[str, Any] | None = None
+) -> Path:
+    """Returns the file of a split's metrics at a checkpoint: each combination with `overrides` has its own."""
+    chosen = [] if checkpoint == "best" else [checkpoint]
+    key = ",".join([split, *chosen, *(f"{field}={value}" for field, value in (overrides or {}).items())])
+    return workdir / f"evaluation_{file_name(key)}.json"
 
 
 def check_same_data(workdir: Path, task: Task) -> None:

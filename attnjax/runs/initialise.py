@@ -101,8 +101,14 @@ def at_image_size(run: Run, image_size: tuple[int, int]) -> Run:
 
 
 def with_overrides(run: Run, workdir: Path, overrides: Sequence[tuple[str, str]]) -> Run:
-    """Returns a run with config fields overridden, (dotted path, text), to evaluate it; see `at_image_size`."""
+    """Returns a run with config fields overridden, (dotted path, text), to evaluate it; see `at_image_size`.
+
+    UserError for fields that its weights were made for.
+    """
     config = resolve(run.config)
+    for path, _ in overrides:
+        if f"{path}.".startswith(("task.", "model.", "data.channels.")):
+            raise UserError(f"--config.{path}: the run's weights are those of its own model; train another one instead")
     override(config, overrides)
     if config.data.get("image_size") != run.config.data.get("image_size"):
         run = at_image_size(run, tuple(config.data.image_size))

@@ -86,5 +86,9 @@ class Attempt:
 
 
 def _last_line(path: Path):
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"no log: {error.strerror}"
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no output"

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from attnjax.formatting import clock
@@ -75,6 +76,7 @@ class _Board:
             self.live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._finished: dict[str, Progress] = {}  # a cache: their files no longer change
         self._printed: dict[str, str] = {}  # trial -> the state last printed
+        self._damage: set[str] = set()  # lines printed
 
     def show(self):
         rows = {}
@@ -82,6 +84,9 @@ class _Board:
             progress = self._finished.get(trial.name) or self._sweep.progress(trial)
             if progress.state == "finished":
                 self._finished[trial.name] = progress
+            for line in sorted({*progress.damage} - self._damage):
+                self._damage.add(line)
+                self._console.print(f"{trial.name}: {line}", markup=False, soft_wrap=True)
             ended = progress.state in ("finished", "failed")
             rows[trial] = (progress.state if ended else self._executor.state(trial) or progress.state), progress
         if self.live:
@@ -110,7 +115,7 @@ def _table(rows: dict[Trial, tuple[str, Progress]], max_rows: int) -> Table:
         table.add_column(column, justify="left" if column in ("trial", "state") else "right")
     for trial, (state, progress) in rows.items():
         table.add_row(
-            trial.name,
+            escape(trial.name),
             state,
             f"{progress.step:,}/{progress.steps:,}" if progress.steps else "",
             _metric(trial, progress),

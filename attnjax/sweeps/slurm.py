@@ -1,7 +1,6 @@
 """Runs the trials of a sweep on SLURM as a job array, with submitit."""
 
 import contextlib
-import dataclasses
 import getpass
 import io
 import json
@@ -13,7 +12,10 @@ from collections.abc import Sequence
 
 from attnjax.errors import UserError, import_extra
 from attnjax.files import write_atomically
+from attnjax.formatting import file_name
+from attnjax.runs.records import read_record
 from attnjax.sweeps.attempt import Attempt
+from attnjax.sweeps.options import Options
 from attnjax.sweeps.trials import Sweep, Trial
 
 JOBS_FILE = "jobs.json"
@@ -21,20 +23,6 @@ POLL_SECONDS = 2.0
 MAX_SILENCE = 600.0  # seconds that SLURM may not answer for, as happens under load or during a restart
 MAX_LOST_JOBS = 3  # per trial, before it counts as failed
 _SIGNAL_SECONDS = 90  # warning before a job's time limit, to save a checkpoint
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Resources per job, set by `--slurm.FIELD=VALUE`; 0 and "" mean SLURM's default."""
-
-    partition: str = ""
-    account: str = ""
-    time: int = 60  # minutes; a trial that takes longer is requeued and resumes
-    gpus: int = 0  # per node
-    cpus: int = 1  # per task
-    memory: int = 0  # GB per node
-    nodes: int = 1  # with one process each
-    constraint: str = ""
 
 
 class Work:
@@ -88,7 +76,14 @@ class Slurm:
     def __init__(self, sweep: Sweep, trials: Sequence[Trial], options: Options, at_once: int):
         self._sweep, self._options, self._at_once = sweep, options, at_once
         self._path = sweep.folder / JOBS_FILE
-        self._jobs: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}  # trial -> job
+        if not str(sweep.folder.absolute()).isprintable():  # the batch script has it in its lines
+            raise UserError(f"--workdir={str(sweep.folder)!r}: SLURM needs a folder without line breaks in its name")
+        damage: list[str] = []
+        self._jobs: dict[str, str] = read_record(
+            self._path, {trial.name: str for trial in trials}, damage
+        )  # trial -> job
+        if damage:
+            raise UserError(f"{damage[0]}. It names the jobs that were submitted: cancel them, and remove the file")
         self._open = list(trials)
         self._lost_jobs = dict.fromkeys(trials, 0)
         self._missing: set[Trial] = set()  # whose jobs were not in the queue at the last poll
@@ -144,7 +139,7 @@ class Slurm:
         optional = {name: getattr(options, name) for name in ("partition", "account", "constraint")}
         optional |= {"gpus_per_node": options.gpus, "mem": memory}
         return {
-            "job_name": self._sweep.folder.name,
+            "job_name": file_name(self._sweep.folder.absolute().name),
             "time": options.time,
             "nodes": options.nodes,
             "ntasks_per_node": 1,

@@ -17,13 +17,12 @@ from ml_collections import ConfigDict
 from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
-from attnjax.formatting import short_names
-from attnjax.runs.folder import evaluation_path, read_summary
-from attnjax.runs.log import read_rows
+from attnjax.formatting import MAX_FILE_NAME, short_names
+from attnjax.runs.folder import CONFIG_FILE, evaluation_path
+from attnjax.runs.records import read_record, read_rows, read_summary
 from attnjax.sweeps import Overrides
 
 FILE = "sweep.json"
-MAX_NAME_LENGTH = 120
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +44,7 @@ class Progress:
     metric: float | None = None
     seconds_left: float | None = None  # extrapolated from the steps so far; None if there are too few
     error: str = ""
+    damage: tuple[str, ...] = ()  # lines on files of the trial that cannot be read, and count as missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,28 +79,32 @@ class Sweep:
         train += [f"--config.{path}={text}" for path, text in (*self.given, *_texts(trial.overrides))]
         evaluate = str(self.experiments / "evaluate.py")
         test = [sys.executable, evaluate, "--workdir", str(workdir), f"--checkpoint={self.evaluate}"]
-        if not read_summary(workdir).get("finished", False):
+        if not read_summary(workdir, []).get("finished", False):
             return [train, test] if self.evaluate else [train]
-        if not self.evaluate:
-            return []
-        path = evaluation_path(workdir, trial.config.data.test)
-        return [] if path.exists() and json.loads(path.read_text())["checkpoint"] == self.evaluate else [test]
+        return [test] if self.evaluate and not self._evaluation(trial, []) else []
+
+    def _evaluation(self, trial, damage):
+        path = evaluation_path(self.workdir(trial), trial.config.data.test, self.evaluate)
+        return read_record(path, {"checkpoint": str}, damage)
 
     def progress(self, trial: Trial) -> Progress:
         """Reads a trial's progress from its files."""
-        workdir, failure = self.workdir(trial), self._failure(trial)
-        rows, summary = read_rows(workdir), read_summary(workdir)
+        workdir, failure, damage = self.workdir(trial), self._failure(trial), list[str]()
+        rows, summary = read_rows(workdir, damage), read_summary(workdir, damage)
+        if self.evaluate:
+            self._evaluation(trial, damage)
         step, steps = (rows[-1]["step"] if rows else 0), summary.get("steps", 0)
         validations = [row.get(trial.config.best_metric) for row in rows if row["split"] == "validation"]
-        metric = validations[-1] if validations else None
+        known = Progress("finished", step, steps, validations[-1] if validations else None, damage=tuple(damage))
         if not self.commands(trial):
-            return Progress("finished", step, steps, metric)
-        if failure.exists():
-            return Progress("failed", step, steps, metric, error=failure.read_text().strip())
-        left = None
-        if len(rows) > 1 and step > rows[0]["step"]:
-            left = (steps - step) * (rows[-1]["seconds"] - rows[0]["seconds"]) / (step - rows[0]["step"])
-        return Progress("stopped" if summary else "waiting", step, steps, metric, left)
+            return known
+        if failure.is_file():
+            error = failure.read_text(encoding="utf-8", errors="replace").strip()
+            return dataclasses.replace(known, state="failed", error=error)
+        timed, left = [row for row in rows if "seconds" in row], None
+        if len(timed) > 1 and step > timed[0]["step"]:
+            left = (steps - step) * (timed[-1]["seconds"] - timed[0]["seconds"]) / (step - timed[0]["step"])
+        return dataclasses.replace(known, state="stopped" if summary else "waiting", seconds_left=left)
 
     def fail(self, trial: Trial, error: str) -> None:
         """Records that a trial failed."""
@@ -110,24 +114,25 @@ class Sweep:
         """Removes the record of a failure, so that the trial can be tried again."""
         self._failure(trial).unlink(missing_ok=True)
 
-    def save(self) -> None:
+    def save(self) -> list[str]:
         """Creates the folder and writes sweep.json; trials may be added to an existing sweep, or left out.
 
-        UserError if the folder holds a sweep with another config or other command line overrides.
+        Returns a line where an old sweep.json was damaged, and is written anew. UserError if the folder is a run's, or
+        holds a sweep with another config or other command line overrides.
         """
-        path = self.folder / FILE
+        path, damage = self.folder / FILE, list[str]()
+        if (self.folder / CONFIG_FILE).exists():
+            raise UserError(f"'{self.folder}' is a run's folder: a sweep needs one of its own as --workdir")
         header = {"config": self.spec, "overrides": [list(pair) for pair in self.given]}
-        trials = {}
-        if path.exists():
-            old = json.loads(path.read_text())
-            trials = old.pop("trials")
-            for name, value in header.items():
-                if old[name] != value:
-                    raise UserError(f"'{self.folder}' holds a sweep with different {name}: {old[name]}, not {value}")
-        trials |= {trial.name: dict(_texts(trial.overrides)) for trial in self.trials}
+        old = read_record(path, {"config": str, "overrides": list, "trials": dict}, damage)
+        for name, value in header.items():
+            if old.get(name, value) != value:
+                raise UserError(f"'{self.folder}' holds a sweep with different {name}: {old[name]}, not {value}")
+        trials = old.get("trials", {}) | {trial.name: dict(_texts(trial.overrides)) for trial in self.trials}
         with writing(self.folder):
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({**header, "trials": trials}, indent=2) + "\n")
+        return [f"{line}; it is written anew" for line in damage]
 
 
 def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: str, experiments: Path) -> Sweep:
@@ -160,9 +165,9 @@ def _names(overrides):
     for fields in overrides:
         plain = {short[path]: re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none" for path, text in _texts(fields)}
         name = ",".join(f"{field}={text}" for field, text in plain.items()) or "base"
-        if len(name) > MAX_NAME_LENGTH:
-            digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:8]
-            name = f"{name[: MAX_NAME_LENGTH - 9]}-{digest}"
+        if len(name.encode()) > MAX_FILE_NAME:
+            digest = hashlib.sha256(repr(fields).encode(errors="surrogatepass")).hexdigest()[:8]
+            name = f"{name.encode()[: MAX_FILE_NAME - 9].decode(errors='ignore')}-{digest}"
         names.append(name)
     for name, count in Counter(names).items():
         if count > 1:

@@ -10,7 +10,7 @@ import pytest
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.errors import UserError
-from attnjax.reports import render
+from attnjax.reports import figures, render
 from attnjax.reports.runs import curve_notes, curves, read
 
 rng = np.random.default_rng(0)
@@ -175,6 +175,92 @@ def test_the_page_is_self_contained(swept, entry):
     assert page.startswith("<!DOCTYPE html>") and page.count("<svg") == 1 and "&lt;b&gt;&amp;" in page
     assert not re.search(r"(src|href)=[\"'](?!#)|url\([\"']?(?!#)|@import|<script|<link", page)
     assert (folder / "report.md").exists() and (folder / "report.csv").exists()
+
+
+def test_what_cannot_be_read_is_left_out_and_named(write_run, tmp_path):
+    """A line of NULs, an empty summary, an evaluation that is a list, a config cut short; a trial that failed."""
+    good, nul, empty, cut = (write_run(name, [0.5, 0.6], test=0.7, batch_size=2 + i) for i, name in enumerate("abcd"))
+    rows = (nul / "metrics.jsonl").read_bytes().split(b"\n")
+    (nul / "metrics.jsonl").write_bytes(b"\n".join([rows[0], b"\0" * 40, b"[1]", *rows[1:]]))
+    (empty / "summary.json").write_text("")
+    (empty / "evaluation_test.json").write_text("[]")
+    (cut / "config.json").write_text('{"attnjax"')
+    folder, trials = good.parent, {"a": {}, "f": {}, "n": {}}
+    (folder / "sweep.json").write_text(json.dumps({"config": "x.py", "overrides": [], "trials": trials}))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "f.failed").write_text("error: no data\n")
+    report = read([folder])
+    assert [run.name for run in report.runs] == ["a", "b", "c"]
+    assert [run.finished for run in report.runs] == [True, True, False]
+    assert report.groups[1].mean("validation accuracy") == 0.6
+    notes = render.to_markdown(report)
+    for line in (
+        "metrics.jsonl' is damaged: 2 of 6 lines cannot be read, the first is line 2",
+        "c/summary.json' is damaged: Expecting value",
+        "test.json' is damaged: it is no JSON object",
+        "d/config.json' is damaged",
+        "Left out: f failed: error: no data.",
+        "Left out: n has not begun.",
+    ):
+        assert line in notes.replace("\\", ""), line
+    for path in (good, nul, empty):
+        (path / "config.json").write_text("")
+    with pytest.raises(UserError, match=r"no run can be read: .*is damaged"):
+        read([folder])
+
+
+def test_only_the_run_s_own_evaluation_counts(write_run):
+    folder = write_run("a", [0.5], test=0.7)
+    other = {"split": "test", "checkpoint": "best", "accuracy": 0.9, "overrides": {"data.source": "x"}}
+    (folder / "evaluation_test,data.source=x.json").write_text(json.dumps(other))
+    latest = {"split": "test", "checkpoint": "latest", "accuracy": 0.8}
+    (folder / "evaluation_test,latest.json").write_text(json.dumps(latest))
+    report = read([folder])
+    assert report.runs[0].metrics["test accuracy"] == 0.7 and not any("another checkpoint" in x for x in report.notes)
+    (folder / "evaluation_test.json").unlink()
+    report = read([folder])
+    assert report.runs[0].metrics["test accuracy"] == 0.8
+    assert "Tested at another checkpoint than the best: a at latest." in report.notes
+
+
+def test_steps_of_a_run_set_by_epochs(write_run, tmp_path):
+    write_run("epochs", [0.5])
+    write_run("steps", [0.6], steps=20)
+    report = read([tmp_path / "runs"])
+    assert [group.settings["steps"] for group in report.groups] == [30, 20]
+
+
+def test_settings_are_no_markup(write_run, entry, tmp_path):
+    """Not of rich, Markdown, HTML, mathematics, or a spreadsheet's."""
+    values = ["[/b]", "<script>x</script>", "$\\frac$", "=cmd()", "a|b_c_", "[/y]"]
+    for i, value in enumerate(values):
+        write_run(f"{i} [%y] $x$", [0.5], data__source=value)
+    code, out, err = entry("report", tmp_path / "runs")
+    assert code == 0 and all(value in out for value in values), err
+    text = (tmp_path / "runs" / "report.md").read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text and "a\\|b_c_" in text
+    lines = csv.DictReader((tmp_path / "runs" / "report.csv").read_text().splitlines())
+    assert [line["data.source"] for line in lines] == [value if value[0] != "=" else f"'{value}" for value in values]
+
+
+def test_the_legend_names_the_lines_of_all_panels(write_run, tmp_path):
+    write_run("a", [0.5, 0.6], batch_size=2)
+    blind = write_run("b", [0.5, 0.6], batch_size=4)
+    rows = [line for line in (blind / "metrics.jsonl").read_text().splitlines(True) if "validation" not in line]
+    (blind / "metrics.jsonl").write_text("".join(rows))
+    figure = figures.learning_curves(curves(read([tmp_path / "runs"])))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["batch_size=2", "batch_size=4"]
+
+
+def test_the_learning_curve_has_what_is_validated(write_run):
+    folder = write_run("a", [0.5], data__augment__mixup=0.2)
+    rows = [{"step": 1, "split": "train", "loss": 3.0, "nll": 2.0, "seconds": 1.0}]
+    rows += [{"step": 1, "split": "validation", "loss": 1.0, "accuracy": 0.5, "bleu": 7.0, "exact_match": 0.1}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    axes = figures.learning_curve(folder).get_axes()
+    assert [axis.get_ylabel() for axis in axes] == ["loss", "accuracy", "bleu", "exact_match"]
+    assert [line.get_ydata().tolist() for line in axes[0].get_lines()] == [[2.0], [1.0]]
+    assert axes[0].get_legend().get_texts()[0].get_text() == "train, on mixed images"
 
 
 def test_mistakes_are_one_line(tmp_path, entry):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attnjax.reports import swin_cost
 from attnjax.reports import tables as sizes
 
 
@@ -56,8 +57,7 @@ def test_mistakes_are_one_line(options, message, entry):
 def test_missing_times_are_not_plotted():
     row = {"pass": "forward", "image_size": 56, "tokens": 196, "window_ms": 1.0, "global_ms": None}
     row |= {"window_mib": 2.0, "global_mib": 3.0}
-    tables = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "tables.py"))
-    figure = tables["attention_cost"]([row], {("window_ms", "forward"): 1.02})
+    figure = swin_cost.attention_cost([row], {("window_ms", "forward"): 1.02})
     time, memory = ([line.get_label() for line in axis.get_lines()] for axis in figure.get_axes())
     assert time == ["window, forward $\\sim N^{1.02}$"] and memory == ["window, forward", "global, forward"]
 
@@ -107,6 +107,11 @@ def test_numbers_agree_to_the_papers_digits():
     assert sizes.Comparison(28.5, "29").agrees is False and sizes.Comparison(28.51, "29").agrees
     assert sizes.Comparison(4.549, "4.5").agrees and not sizes.Comparison(4.551, "4.5").agrees
     assert sizes.Comparison(110.0, "100").difference == pytest.approx(0.1)
+
+
+def test_the_command_line_names_all_tables():
+    tables = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "tables.py"))
+    assert tables["NAMES"] == ("swin_cost", *sizes.TABLES)
 
 
 def test_sizes_have_no_figure(entry):

@@ -11,7 +11,7 @@ from rich.console import Console
 from attnjax import config as config_lib
 from attnjax import sweeps
 from attnjax.errors import UserError
-from attnjax.formatting import short_names
+from attnjax.formatting import MAX_FILE_NAME, file_name, short_names
 from attnjax.sweeps import local, slurm, trials
 from attnjax.sweeps import runner as runner_lib
 
@@ -66,8 +66,9 @@ def test_trials_are_named_after_their_overrides(tmp_path):
         "name=sgd,b1=0.5",
     ]
     assert names(file, "[{'data.augment.scale': (0.1, 1.0), 'data.train': 'a[:5%]'}]") == ["scale=0.1-1.0,train=a-5"]
-    long = names(file, "[{'data.source': 'x' * 200 + 'a'}, {'data.source': 'x' * 200 + 'b'}]")
-    assert len(set(long)) == 2 and all(len(name) == trials.MAX_NAME_LENGTH for name in long)
+    assert all(len(name.encode()) <= MAX_FILE_NAME for name in names(file, "[{'data.source': 'ü' * 110}]"))
+    long = names(file, "[{'data.source': 'x' * 190 + 'a'}, {'data.source': 'x' * 190 + 'b'}]")
+    assert len(set(long)) == 2 and all(len(name) == MAX_FILE_NAME for name in long)
 
 
 def test_short_names_are_unique():
@@ -76,6 +77,14 @@ def test_short_names_are_unique():
         "model.text.depth": "text.depth",
         "seed": "seed",
     }
+
+
+def test_file_names_are_plain_and_different(tmp_path):
+    assert file_name("test,latest,decoding.beam_size=1") == "test,latest,decoding.beam_size=1"
+    texts = ["a/b", "a b", "a:b", "../a-b", "", "x" * 300, "x" * 301, "ü" * 200, "\udce9"]
+    names = [file_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and all(len(name.encode()) <= MAX_FILE_NAME for name in names)
+    assert not any(set(name) & set("/ \n") for name in names)
 
 
 BAD = {
@@ -103,6 +112,7 @@ def test_other_mistakes_are_one_line(tmp_path, entry, config_file, monkeypatch):
         (["--config", config_file, "--jobs", 0], "--jobs=0"),
         (["--config", config_file, "--config.data.test=", "--evaluate"], "data.test is empty"),
         (["--config", config_file, "--executor", "slurm"], "squeue not found"),
+        (["--config", config_file, "--evaluate", "bset"], "--evaluate=bset: did you mean 'best'"),
     ):
         code, _, err = entry("sweep", "--workdir", tmp_path / "sweep", *arguments)
         assert code == 2 and message in err and err.count("\n") == 1
@@ -115,6 +125,60 @@ def test_a_folder_takes_more_trials_but_no_other_sweep(tmp_path):
     assert list(json.loads((folder / trials.FILE).read_text())["trials"]) == ["seed=0", "seed=1", "seed=2"]
     with pytest.raises(UserError, match="sweep with different overrides"):
         plan(file, folder, given=[("steps", "5")]).save()
+
+
+def test_what_cannot_be_read_is_named_and_counts_as_missing(tmp_path):
+    """An empty summary and sweep.json, a torn evaluation, a line of NULs in the metrics."""
+    file, folder = write(tmp_path / "x.py", "sweeps.seeds(1)"), tmp_path / "sweep"
+    sweep = plan(file, folder, evaluate="best")
+    assert sweep.save() == []
+    (folder / "sweep.json").write_text("")
+    assert "sweep.json' is damaged" in sweep.save()[0] and "seed=0" in (folder / "sweep.json").read_text()
+    run, trial = folder / "seed=0", sweep.trials[0]
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes(b'{"step": 3, "split": "train", "seconds": 1}\n' + b"\0" * 9 + b"\n")
+    (run / "summary.json").write_text('{"steps": 9, "finished": true}')
+    (run / "evaluation_test.json").write_text('{"checkpoint": "be')
+    progress = sweep.progress(trial)
+    assert (progress.state, progress.step, progress.steps) == ("stopped", 3, 9)
+    assert ["metrics.jsonl" in progress.damage[0], "evaluation_test.json" in progress.damage[1]] == [True, True]
+    assert [Path(command[1]).name for command in sweep.commands(trial)] == ["evaluate.py"]
+    (run / "summary.json").write_text("")
+    assert [Path(command[1]).name for command in sweep.commands(trial)] == ["train.py", "evaluate.py"]
+
+
+def test_a_run_s_folder_is_no_sweep_s(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="is a run's folder: a sweep needs one of its own"):
+        plan(write(tmp_path / "x.py", "sweeps.seeds(1)"), tmp_path / "run").save()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("partition", "gpu\ntouch X #", r"--slurm\.partition='gpu\\ntouch X #': it should be a name"),
+        ("constraint", "a b", "it should be a name"),
+        ("time", 0, "1 or more"),
+        ("memory", -1, "0 or more"),
+    ],
+)
+def test_slurm_s_options_are_only_values(field, value, message):
+    assert slurm.Options(constraint="[a100*2&h100]|(v100)", partition="gpu,cpu")
+    with pytest.raises(UserError, match=message):
+        slurm.Options(**{field: value})
+
+
+def test_slurm_needs_a_folder_that_is_one_line_and_readable_jobs(tmp_path):
+    file = write(tmp_path / "x.py", "sweeps.seeds(1)")
+    sweep = plan(file, tmp_path / "a\ntouch X")
+    with pytest.raises(UserError, match="without line breaks in its name"):
+        slurm.Slurm(sweep, sweep.trials, slurm.Options(), 1)
+    sweep = plan(file, tmp_path / "sweep")
+    sweep.save()
+    (tmp_path / "sweep" / slurm.JOBS_FILE).write_text('{"seed=0": 7}')
+    with pytest.raises(UserError, match=r"jobs\.json' is damaged: seed=0 is no str\. It names the jobs"):
+        slurm.Slurm(sweep, sweep.trials, slurm.Options(), 1)
 
 
 def test_a_dry_run_shows_the_commands_and_writes_nothing(tmp_path, entry, config_file):

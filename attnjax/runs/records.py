@@ -1,0 +1,74 @@
+"""Reading what runs and sweeps wrote about themselves, for those who only look: damage is skipped, and named."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attnjax.runs.folder import SUMMARY_FILE
+from attnjax.runs.log import ROWS_FILE
+
+_SUMMARY = {"steps": int, "parameters": int, "finished": bool}
+
+
+def read_record(path: Path, fields: Mapping[str, type], damage: list[str]) -> dict[str, Any]:
+    """Returns the JSON object in a file, whose `fields` have these types where they are there.
+
+    {} if the file is missing, or damaged, which adds a line to `damage`.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        damage.append(f"'{path}' is damaged: {error}")
+        return {}
+    if not isinstance(found, dict):
+        damage.append(f"'{path}' is damaged: it is no JSON object")
+        return {}
+    for name, kind in fields.items():
+        if name in found and type(found[name]) is not kind:
+            damage.append(f"'{path}' is damaged: {name} is no {kind.__name__}")
+            return {}
+    return found
+
+
+def read_summary(workdir: Path, damage: list[str]) -> dict[str, Any]:
+    """Returns what `folder.write_summary` wrote; {} if no training has begun. See `read_record` for damage."""
+    return read_record(workdir / SUMMARY_FILE, _SUMMARY, damage)
+
+
+def read_rows(workdir: Path, damage: list[str]) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics.jsonl that can be read; a line on the others is added to `damage`.
+
+    A last line without its end is not damage: the run may be writing it.
+    """
+    path, rows, bad = workdir / ROWS_FILE, [], []
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        damage.append(f"'{path}' cannot be read: {error.strerror}")
+        return []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if _is_row(row):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad:
+        damage.append(
+            f"'{path}' is damaged: {len(bad)} of {len(lines)} lines cannot be read, the first is line {bad[0]}"
+        )
+    return rows
+
+
+def _is_row(row):
+    """Whether this is a step, a split, and numbers."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not isinstance(row.get("split"), str):
+        return False
+    return all(type(value) in (int, float) for name, value in row.items() if name != "split")
