@@ -47,6 +47,8 @@ def main() -> None:
 
         config = config_lib.load(args.config)
         config_lib.override(config, args.overrides)
+        if "name" not in config.model:
+            raise UserError(f"config '{args.config}' names no model: set config.model by models.fields")
         given = tuple(path for path, _ in args.overrides)
         import_weights(args.source, config, args.workdir, class_names=args.classes, given=given)
     else:

@@ -33,12 +33,14 @@ def main() -> None:
     report = run.task.test(split, run.variables)
     result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
     result |= {"overrides": overrides} if overrides else {}
-    result |= report.metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
+    best = run.config.best_metric
+    metrics = {name: report.metrics[name] for name in sorted(report.metrics, key=lambda name: name != best)}
+    result |= metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
     examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
     print(f"{run.config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
     if overrides:
         print("with " + ", ".join(f"{field}={value}" for field, value in overrides.items()))
-    for metric, value in report.metrics.items():
+    for metric, value in metrics.items():
         note = f"  ({report.notes[metric]})" if metric in report.notes else ""
         print(f"{split} {metric} {value:.4f}{note}")
 

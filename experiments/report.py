@@ -30,11 +30,12 @@ def main() -> None:
     report = read(args.folders)
     out = args.out or args.folders[0]
     title = ", ".join(folder.resolve().name for folder in args.folders)
+    texts = {"report.csv": render.to_csv(report), "report.md": render.to_markdown(report)}
+    texts["report.html"] = render.to_html(report, title)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "report.csv", render.to_csv(report))
-        write_atomically(out / "report.md", render.to_markdown(report))
-        write_atomically(out / "report.html", render.to_html(report, title))
+        for name, text in texts.items():
+            write_atomically(out / name, text.encode(errors="backslashreplace"))
     render.show(report)
     print(f"wrote {out}/report.csv, report.md and report.html")
 

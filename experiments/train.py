@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--profile", metavar="FIRST:LAST", help="write a trace of these steps to WORKDIR/profile")
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
+    if not args.process:  # the first of several, or the only one
+        print("reading config and data", flush=True)
     from attnjax import config
     from attnjax.runs import dry_run, loop
     from attnjax.runs.profiling import Profile

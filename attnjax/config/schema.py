@@ -86,7 +86,8 @@ def _common() -> Fields:
         "label_smoothing": Field(0.0, BELOW_ONE),
         "ema_decay": Field(0.0, BELOW_ONE),  # exponential moving average of the weights, used for evaluation; 0: off
         "log_every": Field(50, POSITIVE),  # steps
-        "eval_every": Field(0, COUNT),  # steps between evaluations on the validation split; 0: every epoch
+        # Steps between evaluations on the validation split; 0: an epoch, or as many as take log_every steps.
+        "eval_every": Field(0, COUNT),
         "save_every": Field(0, COUNT),  # steps between additional checkpoints; every evaluation saves one anyway
         # The latest ones, beside the best; `--checkpoint=average` is their mean.
         "keep_checkpoints": Field(1, POSITIVE),

@@ -100,8 +100,8 @@ def learning_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Figure:
 
 
 def plain(text: str) -> str:
-    """Returns text that matplotlib shows as it is, where it would set what is between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+    """Returns text that matplotlib shows as it is: it sets what is between dollar signs, and fails on broken UTF-8."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
 def accuracy_by_length(runs: Mapping[str, Sequence[Bucket]]) -> Figure:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from attnjax.inspection import cost, parameters
@@ -72,7 +73,7 @@ def report(config: ConfigDict, workdir: Path, *, target: Target | None = None) -
         "batch per device": f"{share}, the largest{parts}",
         "seconds to compile": f"{found['seconds to compile']:.1f}",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console(highlight=False, width=120).print(table)
 
 

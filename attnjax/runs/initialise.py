@@ -80,7 +80,8 @@ def read_run(workdir: str | Path, config: ConfigDict) -> Weights:
     run = open_run(workdir)
     old, new = (ConfigDict({"model": resolve(c).model}) for c in (run.config, config))
     if changed := differences(old, new, [f"*.{field}" for field in _FREE_FIELDS]):
-        raise UserError(f"'{workdir}' is a run of another model ({'; '.join(changed)})")
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(f"'{workdir}' is a run of another model ({'; '.join(changed[:3])}{more})")
     weights = _weights_of(run, str(workdir))
     check_numbers(weights.variables, weights.source)
     return weights

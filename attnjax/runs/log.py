@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboardX.event_file_writer import EventsWriter
@@ -17,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from attnjax.files import write_atomically, writing
+from attnjax.formatting import clock
 
 ROWS_FILE = "metrics.jsonl"
 
@@ -46,6 +48,7 @@ class RunLog:
         first = jax.process_index() == 0
         self.console = Console(highlight=False, quiet=not first)
         self._progress = None
+        self._first: tuple[float, int] | None = None  # time and step of the first line
         self._steps = steps
         self._workdir = workdir
         with writing(workdir):
@@ -77,7 +80,7 @@ class RunLog:
             self._progress.stop()
         table = Table(show_header=False)
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(name, escape(value))
             self._log_line(f"{name}: {value}")
         self.console.print(table)
 
@@ -100,7 +103,7 @@ class RunLog:
                 self._events.write_event(event)
             self._events.flush()
         text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        line = f"step {step}/{self._steps}  {split:<10}  {text}"
+        line = f"step {step}/{self._steps}  {split:<10}  {text}{self._left(step) if split == 'train' else ''}"
         self._log_line(line)
         if self._progress is None:
             self.console.print(line, markup=False, soft_wrap=True)
@@ -110,6 +113,13 @@ class RunLog:
             self._progress.update(self._bar, completed=step, description=short)
         else:
             self._progress.print(line, markup=False)
+
+    def _left(self, step):
+        """Returns the time left at the pace since the first line of this start, which excludes compiling."""
+        now = time.perf_counter()
+        self._first = self._first or (now, step)
+        began, first = self._first
+        return f"  {clock((now - began) / (step - first) * (self._steps - step))} left" if first < step else ""
 
     def keep_batch(self, step: int, batch: dict) -> Path:
         """Writes this process's part of the batch with which a step diverged, and returns the file."""

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import itertools
+import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +116,7 @@ class _Loop:
         stopped = self._take_steps(state, batches, range(start + 1, steps + 1))
         self.checkpoints.wait()
         if stopped:
-            again = f"to resume: python experiments/train.py --workdir {self.workdir}"
+            again = f"to resume: python experiments/train.py --workdir {shlex.quote(str(self.workdir))}"
             self.log.message(f"stopped by {self.stop.name} after step {stopped:,}, which is saved; {again}")
             raise SystemExit(self.stop.exit_code)
         folder.write_summary(self.workdir, summary | {"finished": True})
@@ -123,7 +125,7 @@ class _Loop:
     def _take_steps(self, state, batches, steps):
         """Returns the step at which it was stopped and saved, None after the last one."""
         config, task, monitor = self.experiment.config, self.experiment.task, self.monitor
-        every = config.eval_every or task.steps_per_epoch
+        every = evaluation_steps(config, task.steps_per_epoch)
         if self.profile:
             self.profile.check(steps)
         if not steps:
@@ -142,7 +144,7 @@ class _Loop:
             monitor.settle()  # the step before, while the device computes this one
             monitor.add(step, batch, metrics, operations=train_step.operations(batch), waited=waited)
             last = step == steps[-1]
-            if step % config.log_every == 0 or last:
+            if step % config.log_every == 0 or step % every == 0 or last:
                 monitor.close_window(step)
             validation = {}
             if step % every == 0 or last:
@@ -192,6 +194,14 @@ class _Loop:
                 metrics = _words(checkpoints.metrics(step))
                 rows[f"validation, {name} checkpoint"] = f"{metrics}, step {step:,}"
         return rows
+
+
+def evaluation_steps(config: ConfigDict, steps_per_epoch: int) -> int:
+    """Returns the steps between evaluations: `eval_every`, else one epoch or more, of `log_every` steps at least.
+
+    A count of steps, not of seconds, so that a resumed run is evaluated where it would have been without the stop.
+    """
+    return config.eval_every or steps_per_epoch * math.ceil(config.log_every / steps_per_epoch)
 
 
 def _words(metrics):
