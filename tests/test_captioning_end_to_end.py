@@ -305,6 +305,12 @@ def test_runs_of_another_task_are_refused(entry, photos, untrained, tmp_path):
     assert (code, out) == (2, "") and "this is a run of classification, not of captioning" in err
 
 
+def test_figures_show_images_with_their_captions(trained, entry):
+    code, out, err = entry("figures", "--workdir", trained, "--images", 2)
+    assert code == 0 and "captions.png" in out, err
+    assert (trained / "figures" / "captions.png").read_bytes().startswith(b"\x89PNG")
+
+
 BAD_FIELDS = {
     "no folder": ({"data.source": "captions:/nowhere"}, "no such folder: /nowhere"),
     "split": ({"data.train": "tran"}, "did you mean 'train'"),

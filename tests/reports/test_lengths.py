@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from attnjax import config as config_lib
@@ -84,6 +85,12 @@ def test_runs_need_different_names(run_folder, entry, tmp_path, runs):
     assert code == 2 and "different names" in err
 
 
+def test_captions_are_below_their_images():
+    figure = figures.captions(np.zeros((5, 4, 6, 3)), ["a $b$", *"wxyz"])
+    titles = [axis.get_title() for axis in figure.get_axes()]
+    assert titles == ["a \\$b\\$", "w", "x", "y", "z", "", "", ""]
+
+
 def test_figure_has_one_line_per_run():
     figure = figures.accuracy_by_length(
         {"near": [Bucket(1, 5, 10, 1.0, 1.0), Bucket(6, 10, 10, 0.0, 0.5)], "far": [Bucket(1, 5, 10, 1.0, 0.9)]}
@@ -92,6 +99,8 @@ def test_figure_has_one_line_per_run():
     assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["near", "far"]
     assert [line.get_xdata().tolist() for line in exact.get_lines()] == [[3.0, 8.0], [3.0]]
     assert [line.get_ydata().tolist() for line in accuracy.get_lines()] == [[1.0, 0.5], [0.9]]
+    ticks = [tick.get_text() for tick in exact.get_xticklabels()]
+    assert ticks == ["1-5\nn=10", "6-10\nn=10"]
     styles = {(line.get_marker(), line.get_linestyle()) for line in exact.get_lines()}
     assert len(styles) == 2  # also distinguishable in grayscale
     plt.close(figure)
