@@ -136,6 +136,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # as of `report.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         _show(f"{_summary(error)}; the traceback is in {_keep_traceback()}. Please report it with this file: {ISSUES}")
         sys.exit(1)

@@ -31,24 +31,27 @@ def main() -> None:
         raise UserError("the run's config names no test split: give --split")
 
     report = run.task.test(split, run.variables)
-    result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
-    result |= {"overrides": overrides} if overrides else {}
     best = run.config.best_metric
     metrics = {name: report.metrics[name] for name in sorted(report.metrics, key=lambda name: name != best)}
+    result = {"split": split, **report.examples, "checkpoint": args.checkpoint, "step": run.step}
+    result |= {"overrides": overrides} if overrides else {}
     result |= metrics | {f"{metric}_signature": note for metric, note in report.notes.items()}
     examples = ", ".join(f"{count:,} {unit}" for unit, count in report.examples.items())
-    print(f"{run.config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}")
+    lines = [f"{run.config.data.source} {split}: {examples}, {args.checkpoint} checkpoint, step {run.step:,}"]
     if overrides:
-        print("with " + ", ".join(f"{field}={value}" for field, value in overrides.items()))
+        lines.append("with " + ", ".join(f"{field}={value}" for field, value in overrides.items()))
     for metric, value in metrics.items():
         note = f"  ({report.notes[metric]})" if metric in report.notes else ""
-        print(f"{split} {metric} {value:.4f}{note}")
+        lines.append(f"{split} {metric} {value:.4f}{note}")
 
     path = evaluation_path(args.workdir, split, args.checkpoint, overrides)
-    with writing(args.workdir):
-        for suffix, text in report.files.items():
-            write_atomically(path.with_name(f"{path.stem}.{suffix}"), text)
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
+    try:
+        with writing(args.workdir):
+            for suffix, text in report.files.items():
+                write_atomically(path.with_name(f"{path.stem}.{suffix}"), text)
+            write_atomically(path, json.dumps(result, indent=2) + "\n")
+    finally:  # also where the folder cannot be written to
+        print(*lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -61,3 +61,12 @@ def test_no_entry_point_loads_jax_before_it_has_read_its_arguments():
     paths = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
     found = subprocess.run([sys.executable, "-c", LOOK, *map(str, paths)], capture_output=True, text=True, check=True)
     assert len(paths) == 12 and found.stdout == "\n"
+
+
+def test_a_closed_pipe_ends_it_without_a_word():
+    code = "from attnjax import cli; cli.run(lambda: [print('x' * 99) for _ in range(9999)])"
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running.stdout.readline()
+    running.stdout.close()
+    assert (running.stderr.read(), running.wait(30)) == ("", 141)
+    running.stderr.close()
