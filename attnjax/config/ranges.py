@@ -140,13 +140,16 @@ def check_model(model: ConfigDict, where: str) -> None:
 
     A model of one's own may give any meaning to a name, so that its numbers need only be finite.
     """
-    ours = model.get("name") in MODELS
+    ours = MODELS.get(model.get("name"))
     for name, value in model.items():
         if isinstance(value, ConfigDict):
             check_model(value, f"{where}{name}.")
             continue
-        rule = MODEL_RULES.get(name, PLAIN) if ours else PLAIN
-        if isinstance(value, tuple | list) and rule is not PLAIN:
+        rule, default = PLAIN, value
+        if ours:
+            default = getattr(ours.module, name, value)
+            rule = FLAG if type(default) is bool else MODEL_RULES.get(name, PLAIN)
+        if isinstance(default, tuple | list) and rule is not PLAIN:
             rule = each(rule, 0 if name == "widths" else 1)
         check_value(f"{where}{name}", value, rule)
 

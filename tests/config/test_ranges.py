@@ -73,6 +73,24 @@ def test_every_number_of_our_models_has_a_range():
                     assert type(first) not in (int, float) or field in ranges.MODEL_RULES, f"{name}.{field}"
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scan": "no"}, r"model\.scan=no: it should be true or false"),
+        ({"depth": (2,)}, r"model\.depth=\(2,\): it should be 0 or more"),
+        ({"depth": 1.5}, r"model\.depth=1\.5: it should be 0 or more"),
+        ({"dropout": "0.1"}, r"model\.dropout=0\.1: it should be from 0 and below 1"),
+    ],
+)
+def test_a_config_file_s_model_has_the_types_of_its_fields(fields, message, make_config):
+    with pytest.raises(UserError, match=message):
+        config_lib.check(make_config(**fields))
+    config = make_config()
+    config.model = models.fields("swin", "T", num_heads=3)
+    with pytest.raises(UserError, match=r"model\.num_heads=3: it should have 1 to 1,000 values"):
+        config_lib.check(config)
+
+
 def test_a_model_of_one_s_own_may_give_a_name_another_meaning():
     model = config_lib.classification().model
     with model.unlocked():
