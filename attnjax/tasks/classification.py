@@ -109,8 +109,6 @@ class ClassificationTask:
     @property
     def header(self) -> list[str]:
         lines = self.data.header(lambda source: f"{len(source):,} images of {len(source.classes)} classes")
-        if len(self.classes) == 1:
-            lines.append("warning     all images are of one class: there is nothing to tell apart")
         mixed = ", mixed in pairs: training's loss and accuracy are of these" if self.augmentation.mixes else ""
         return [*lines, f"batches     {self.batch_size} images{mixed}"]
 
