@@ -217,7 +217,8 @@ def test_evaluate_lowercases_and_averages_if_asked(trained, entry):
     options += ["--config.decoding.beam_size=1", "--config.decoding.length_penalty=none"]
     code, _, err = entry("evaluate", "--workdir", trained, "--checkpoint", "average", "--split", "val", *options)
     assert code == 0, err
-    result = json.loads((trained / "evaluation_val.json").read_text())
+    (path,) = trained.glob("evaluation_val,average,bleu.lowercase=True,*.json")
+    result = json.loads(path.read_text())
     assert result["checkpoint"] == "average" and result["step"] == 60 and result["pairs"] == 15
     assert "case:lc" in result["bleu_signature"] and "tok:moses-de" in result["tokenised_bleu_signature"]
     states = [open_run(trained, str(step)).params for step in (20, 40, 60)]
