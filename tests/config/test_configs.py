@@ -154,8 +154,9 @@ def test_config_lowers_for_an_accelerator(spec, backend, platform, tmp_path, mon
             for name, traced in programs(*prepare(config, folder)).items():
                 assert traced.lower(lowering_platforms=(platform,)).as_text(), name
         kernels = {kernel for kernel, _ in attention}
+        small = any(reason.startswith("cuDNN needs a multiple of 8 features") for _, reason in attention)
         if backend == "gpu" and precision == "bfloat16" and config.model.name in ("vit", "crossvit", "transformer"):
-            assert "cudnn" in kernels or config.model.get("attention_dropout")
+            assert "cudnn" in kernels or small
         if precision == "float32":
             assert "cudnn" not in kernels
 
