@@ -1,4 +1,4 @@
-"""Shared by all parity tests: exact products, the comparison of gradients, and PyTorch models without weights of 0 or 1."""
+"""Shared by all parity tests: exact products, comparing gradients, and PyTorch models without weights of 0 or 1."""
 
 import re
 import sys
