@@ -1,4 +1,4 @@
-"""Text that cannot be trained on: one line, exit code 2, and no run folder. test_tasks.py has the rest of the fields."""
+"""Text that cannot be trained on: one line, exit code 2, and no run folder. Fields are in test_tasks.py."""
 
 import shutil
 from pathlib import Path
