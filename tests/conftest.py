@@ -130,7 +130,7 @@ def apply():
     """Returns apply(module, variables, *inputs, **options): module.apply, compiled once per module and shapes."""
     import jax
 
-    @functools.partial(jax.jit, static_argnums=0, static_argnames=("length", "method", "mutable", "reverse", "train"))
+    @functools.partial(jax.jit, static_argnums=0, static_argnames=("length", "method", "mutable", "train"))
     def call(module, variables, *inputs, **options):
         return module.apply(variables, *inputs, **options)
 
