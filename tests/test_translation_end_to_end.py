@@ -24,6 +24,7 @@ from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
 from attnjax.runs.initialise import initialise
 from attnjax.training.devices import Devices
+from tests.states import random_state
 
 CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
 # One width of batches, so that there is one step to compile; dropout on, so that its stream must survive a stop.
@@ -356,8 +357,7 @@ def test_entry_points_refuse_runs_of_another_task(trained, entry, tmp_path):
     experiment = Experiment.classifier(config, ("a", "b"))
     folder.write_description(tmp_path, experiment)
     checkpoints = Checkpoints(tmp_path, "accuracy")
-    shapes = experiment.state_shapes()
-    checkpoints.save_weights(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+    checkpoints.save_weights(random_state(experiment))
     checkpoints.close()
     for name, given, message in [
         ("translate", ["--workdir", tmp_path, "one"], "this is a run of classification, not of translation"),
