@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for all tests, and nothing written to the user's home; set before JAX starts."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -12,8 +13,12 @@ import pytest
 
 _HOME = tempfile.mkdtemp(prefix="attnjax-tests-")
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Most of the time goes into compiling: without optimization and fusion it is a third. What is compiled is kept, small
+# as it is, for the processes that the tests start and for the next model of the same shape.
+QUICK_XLA = "--xla_backend_optimization_level=0 --xla_disable_hlo_passes=fusion"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_XLA}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +89,7 @@ def translation_experiment(tmp_path):
 @pytest.fixture(scope="session")
 def process():
     """Starts an entry point as a user would, on one device: process(name, *arguments, stdin=None) -> Popen."""
-    env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = {**os.environ, "XLA_FLAGS": QUICK_XLA}
 
     def start(name, *arguments, stdin=None):
         command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
@@ -96,17 +101,13 @@ def process():
 
 @pytest.fixture(scope="module")
 def quick():
-    """One device, and what is compiled once is kept, small as it is: all that a user would not notice but for speed."""
+    """One device, for which less is compiled."""
     import jax
 
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
     with pytest.MonkeyPatch.context() as patch:
         for count in ("device_count", "local_device_count"):
             patch.setattr(jax, count, lambda: 1)
         yield patch
-    jax.config.update(name, before)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +123,18 @@ def rows():
         ]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def apply():
+    """Returns apply(module, variables, *inputs, **options): module.apply, compiled once per module and shapes."""
+    import jax
+
+    @functools.partial(jax.jit, static_argnums=0, static_argnames=("length", "method", "mutable", "train"))
+    def call(module, variables, *inputs, **options):
+        return module.apply(variables, *inputs, **options)
+
+    return call
 
 
 @pytest.fixture

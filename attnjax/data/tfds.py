@@ -99,7 +99,8 @@ def _command(dataset: str, data_dir: str | Path) -> str:
 def _check_known(name: str) -> None:
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
+    # Ours are among TFDS's once they are loaded.
+    known = set(tfds.list_builders(with_community_datasets=False)) - set(builders.names())
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean TFDS's '{close[0]}'? Ours: {', '.join(builders.names())}" if close else ""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import sacrebleu
-from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from attnjax.errors import UserError, check_choice
 
@@ -49,6 +48,9 @@ def tokenised_bleu(
     Values are comparable only if preprocessing is the same: here Moses' punctuation normalisation and tokeniser for
     `language`, then optional lower-casing, on both sides, as Multi30k's scripts prepare the references.
     """
+    # An eighth of the time that a command takes to start, so only where it is used.
+    from sacremoses import MosesPunctNormalizer, MosesTokenizer
+
     normalise, tokenise = MosesPunctNormalizer(language).normalize, MosesTokenizer(language).tokenize
     sides = [
         [tokenise(normalise(line), return_str=True, escape=False) for line in side] for side in (hypotheses, references)

@@ -1,4 +1,4 @@
-"""Small generated image data, and the real data outside the repository."""
+"""Small generated image data, batches and their comparison, and the real data outside the repository."""
 
 import os
 from pathlib import Path
@@ -41,6 +41,25 @@ def memory_source():
         return ImageSource(tuple(map(str, range(length))), channels, length, load, str)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def take():
+    """Returns take(iterator, count): its next batches."""
+    return lambda iterator, count: [next(iterator) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """Returns assert_same(left, right): two batches have the same arrays, of the same dtypes."""
+
+    def check(left, right):
+        assert left.keys() == right.keys()
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+            assert left[name].dtype == right[name].dtype, name
+
+    return check
 
 
 @pytest.fixture

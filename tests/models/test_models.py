@@ -1,4 +1,4 @@
-"""Exact parameter counts of papers and reference implementations, by shape evaluation without arrays."""
+"""Exact parameter counts by shape evaluation, without arrays; those of papers' tables are in reports/test_tables.py."""
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,10 @@ def parameters(*args, **kwargs):
         ("S/16", 224, 22_050_664),
         ("S/32", 224, 22_878_952),
         ("B/8", 224, 86_576_872),
-        ("B/16", 224, 86_567_656),
         ("B/16", 384, 86_859_496),
-        ("B/32", 224, 88_224_232),
         ("B/32", 384, 88_297_192),
-        ("L/16", 224, 304_326_632),
         ("L/16", 384, 304_715_752),
-        ("L/32", 224, 306_535_400),
         ("L/32", 384, 306_632_680),
-        ("H/14", 224, 632_045_800),
     ],
 )
 def test_vit_counts(size, pixels, expected):
@@ -53,22 +48,6 @@ def test_vit_counts_of_other_heads():
     assert parameters("vit", (224, 224, 3), 21_843, "B/16", pre_logits=768) == 102_595_923 + 768 * 769
     assert parameters("vit", (224, 224, 3), 0, "L/32") == 305_510_400
     assert parameters("vit", (224, 224, 3), 0, "H/14") == 630_764_800
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [("cifar20", 269_722), ("cifar32", 464_154), ("cifar44", 658_586), ("cifar56", 853_018), ("cifar110", 1_727_962)],
-)
-def test_cifar_resnet_counts(size, expected):
-    assert parameters("resnet", (32, 32, 3), 10, size) == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [("18", 11_689_512), ("34", 21_797_672), ("50", 25_557_032), ("101", 44_549_160), ("152", 60_192_808)],
-)
-def test_imagenet_resnet_counts(size, expected):
-    assert parameters("resnet", (224, 224, 3), 1000, size) == expected
 
 
 def test_small_counts():
@@ -91,15 +70,15 @@ def test_vit_reads_any_size_of_image_and_names_a_bad_one():
         shapes("vit", (30, 64, 3), 5, "S/16")
 
 
-def test_vit_stochastic_depth_needs_training_and_changes_the_output():
+def test_vit_stochastic_depth_needs_training_and_changes_the_output(apply):
     config = models.fields("vit", patch_size=4, width=8, depth=3, num_heads=2, mlp_dim=16, drop_path=0.9)
     model = models.build(config, num_classes=3)
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-    params = model.init(jax.random.key(0), x)
+    params = jax.jit(model.init)(jax.random.key(0), x)
     params["params"]["head"]["kernel"] = jnp.ones((8, 3)).at[0].set(2.0)
-    trained = [model.apply(params, x, train=True, rngs={"dropout": jax.random.key(seed)}) for seed in range(2)]
+    trained = [apply(model, params, x, train=True, rngs={"dropout": jax.random.key(seed)}) for seed in range(2)]
     assert not np.allclose(*trained)
-    assert np.isfinite(model.apply(params, x)).all()
+    assert np.isfinite(apply(model, params, x)).all()
 
 
 def test_option_a_shortcut_subsamples_and_pads_channels():
@@ -110,12 +89,12 @@ def test_option_a_shortcut_subsamples_and_pads_channels():
     np.testing.assert_array_equal(out[..., [0, 1, 4, 5]], 0)
 
 
-def test_pooling_is_a_named_choice():
+def test_pooling_is_a_named_choice(apply):
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 1))
     average = models.build(models.fields("lenet"), num_classes=4)
-    params = average.init(jax.random.key(1), x)
+    params = jax.jit(average.init)(jax.random.key(1), x)
     maximum = models.build(models.fields("lenet", pooling="max"), num_classes=4)
-    assert not np.allclose(average.apply(params, x), maximum.apply(params, x))
+    assert not np.allclose(apply(average, params, x), apply(maximum, params, x))
 
 
 @pytest.mark.parametrize(
@@ -131,13 +110,13 @@ def test_receptive_field_of_the_last_layer(name, size, image, expected):
 def test_receptive_field_is_what_gradients_reach():
     model = models.build(models.fields("resnet", "cifar8"), num_classes=10)
     x = jax.random.normal(jax.random.key(0), (1, 32, 32, 1))
-    variables = model.init(jax.random.key(1), x)
+    variables = jax.jit(model.init)(jax.random.key(1), x)
 
     def centre(x):
         _, state = model.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
         return state["intermediates"]["stage3_block1"]["__call__"][0][0, 4, 4].sum()
 
-    reached = np.nonzero(np.abs(jax.grad(centre)(x)[0, :, :, 0]).sum(1))[0]
+    reached = np.nonzero(np.abs(jax.jit(jax.grad(centre))(x)[0, :, :, 0]).sum(1))[0]
     fields = {field.name: field for field in receptive_fields(model, (32, 32, 1))}
     assert reached.max() - reached.min() + 1 <= fields["stage3_block1/conv2 convolution"].size[0]
     assert reached.max() - reached.min() + 1 >= fields["stage3_block1/conv2 convolution"].size[0] - 2

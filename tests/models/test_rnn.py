@@ -21,12 +21,12 @@ VARIANTS = [
 ]
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant['cell']}-{variant['attention']}")
+@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: f"{variant['cell']}-{variant['attention']}")
 def model(request):
     return RNN(V, V, **SMALL, **request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
     source, target = rng.integers(3, V, (B, S)), rng.integers(3, V, (B, T))
@@ -34,9 +34,9 @@ def batch():
     return jnp.asarray(source, jnp.int32), jnp.asarray(target, jnp.int32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def params(model, batch):
-    return model.init(jax.random.key(0), *batch)
+    return jax.jit(model.init)(jax.random.key(0), *batch)
 
 
 def test_a_published_shape_has_its_count():
@@ -47,14 +47,14 @@ def test_a_published_shape_has_its_count():
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_layer_over_time_is_its_steps(cell):
+def test_a_layer_over_time_is_its_steps(cell, apply):
     x = jax.random.normal(jax.random.key(0), (B, S, 4))
     layer = Recurrent(cell, 8)
-    params = layer.init(jax.random.key(1), x)
-    outputs, last = layer.apply(params, x)
+    params = jax.jit(layer.init)(jax.random.key(1), x)
+    outputs, last = apply(layer, params, x)
     state = layer.apply(params, B, method="start")
     for t in range(S):
-        state = layer.apply(params, x[:, t], state, method="step")
+        state = apply(layer, params, x[:, t], state, method="step")
         np.testing.assert_allclose(outputs[:, t], state[0], atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, last)
 
@@ -62,30 +62,31 @@ def test_a_layer_over_time_is_its_steps(cell):
 LENGTHS = (S, 4, 1)
 
 
-def test_padding_leaves_the_state_alone():
+def test_padding_leaves_the_state_alone(apply):
     x = jax.random.normal(jax.random.key(0), (B, S, 4))
     layer = Recurrent("lstm", 8)
-    params = layer.init(jax.random.key(1), x)
-    outputs, state = layer.apply(params, x, jnp.arange(S) < jnp.array(LENGTHS)[:, None])
+    params = jax.jit(layer.init)(jax.random.key(1), x)
+    outputs, state = apply(layer, params, x, jnp.arange(S) < jnp.array(LENGTHS)[:, None])
     for row, length in enumerate(LENGTHS):
-        alone, alone_state = layer.apply(params, x[row : row + 1, :length])
+        alone, alone_state = apply(layer, params, x[row : row + 1, :length])
         np.testing.assert_allclose(outputs[row, :length], alone[0], atol=1e-6)
         np.testing.assert_array_equal(outputs[row, length:], 0)
         np.testing.assert_allclose(state[0][row], alone_state[0][0], atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])  # one after the other, or both at once
-def test_the_backward_direction_reads_each_row_from_its_last_token(backend):
+def test_the_backward_direction_reads_each_row_from_its_last_token(backend, apply):
     x = jax.random.normal(jax.random.key(0), (B, S, 4))
     layers = [Recurrent("lstm", 8), Recurrent("lstm", 8)]
-    params = [layer.init(jax.random.key(i), x) for i, layer in enumerate(layers)]
+    params = [jax.jit(layer.init)(jax.random.key(i), x) for i, layer in enumerate(layers)]
     mask = jnp.arange(S) < jnp.array(LENGTHS)[:, None]
     with compiling_for(backend):
-        outputs, *states = bidirectional(*map(nn.Module.bind, layers, params), x, mask)
+        read_both = jax.jit(lambda params: bidirectional(*map(nn.Module.bind, layers, params), x, mask))
+        outputs, *states = read_both(params)
     for row, length in enumerate(LENGTHS):
         read = x[row : row + 1, :length]
         for direction, (order, half) in enumerate([(slice(None), slice(0, 8)), (slice(None, None, -1), slice(8, 16))]):
-            alone, state = layers[direction].apply(params[direction], read[:, order])
+            alone, state = apply(layers[direction], params[direction], read[:, order])
             np.testing.assert_allclose(outputs[row, :length, half], alone[0, order], atol=1e-6)
             for ours, theirs in zip(states[direction], state, strict=True):
                 np.testing.assert_allclose(ours[row], theirs[0], atol=1e-6)
@@ -97,7 +98,7 @@ def test_gradients_are_those_of_the_steps(cell):
     """The gradient that a layer computes by hand, against automatic differentiation through single steps."""
     x = jax.random.normal(jax.random.key(0), (B, S, 4))
     layer = Recurrent(cell, 8)
-    params = layer.init(jax.random.key(1), x)
+    params = jax.jit(layer.init)(jax.random.key(1), x)
     start = jax.tree.map(lambda h: h + 0.3, layer.apply(params, B, method="start"))
     mask = jnp.arange(S) < jnp.array(LENGTHS)[:, None]
 
@@ -117,25 +118,25 @@ def test_gradients_are_those_of_the_steps(cell):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
-def test_stepping_equals_teacher_forcing(model, batch, params):
+def test_stepping_equals_teacher_forcing(model, batch, params, apply):
     source, target = batch
-    expected = model.apply(params, source, target)
-    cache = model.apply(params, source, length=T, method="start_cache")
+    expected = apply(model, params, source, target)
+    cache = apply(model, params, source, length=T, method="start_cache")
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
     for position in range(T):
-        logits, cache = model.apply(params, cache, target[:, position], position, method="step")
+        logits, cache = apply(model, params, cache, target[:, position], position, method="step")
         np.testing.assert_allclose(logits, expected[:, position], atol=1e-5)
 
 
-def test_padding_of_the_source_is_not_seen(model, batch, params):
+def test_padding_of_the_source_is_not_seen(model, batch, params, apply):
     source, target = batch
-    logits = model.apply(params, source, target)
-    np.testing.assert_allclose(model.apply(params, jnp.pad(source, ((0, 0), (0, 3))), target), logits, atol=1e-5)
-    np.testing.assert_allclose(model.apply(params, source[1:2, :4], target[1:2]), logits[1:2], atol=1e-5)
+    logits = apply(model, params, source, target)
+    np.testing.assert_allclose(apply(model, params, jnp.pad(source, ((0, 0), (0, 3))), target), logits, atol=1e-5)
+    np.testing.assert_allclose(apply(model, params, source[1:2, :4], target[1:2]), logits[1:2], atol=1e-5)
 
 
-def test_attention_weights_come_out(model, batch, params):
-    _, state = model.apply(params, *batch, mutable=["intermediates"])
+def test_attention_weights_come_out(model, batch, params, apply):
+    _, state = apply(model, params, *batch, mutable="intermediates")
     if model.attention == "none":
         assert not state
         return
@@ -146,12 +147,15 @@ def test_attention_weights_come_out(model, batch, params):
 
 
 def test_training_drops_and_every_weight_has_a_gradient(model, batch, params):
+    @jax.jit
+    @jax.value_and_grad
     def loss(params, seed):
         logits = model.apply(params, *batch, train=True, rngs={"dropout": jax.random.key(seed)})
         return -jax.nn.log_softmax(logits)[..., 3].mean()
 
-    assert loss(params, 0) != loss(params, 1)
-    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params, 0)):
+    one, gradients = loss(params, 0)
+    assert one != loss(params, 1)[0]
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
 
 
@@ -162,4 +166,4 @@ def test_impossible_fields_are_named(batch):
         (dict(attention="none", input_feeding=True), "needs attention=dot"),
     ]:
         with pytest.raises(UserError, match=message):
-            RNN(V, V, **SMALL, **fields).init(jax.random.key(0), *batch)
+            jax.eval_shape(RNN(V, V, **SMALL, **fields).init, jax.random.key(0), *batch)

@@ -78,22 +78,23 @@ def sentences(rng, length):
 
 
 @pytest.fixture(
-    params=[("post", "interleaved", "all", 3), ("pre", "learned", "decoder", 0), ("post", "fairseq", "none", 6)]
+    scope="module",
+    params=[("post", "interleaved", "all", 3), ("pre", "learned", "decoder", 0), ("post", "fairseq", "none", 6)],
 )
 def model(request):
     norm, positions, tie, key_size = request.param
     return Transformer(V, V, norm=norm, positions=positions, tie=tie, key_size=key_size, **SMALL)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
     return sentences(rng, S), sentences(rng, T)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def params(model, batch):
-    return model.init(jax.random.key(0), *batch)
+    return jax.jit(model.init)(jax.random.key(0), *batch)
 
 
 def test_logits_depend_on_the_past_only(model, batch, params):
@@ -110,45 +111,44 @@ def test_logits_depend_on_the_past_only(model, batch, params):
         with nn.intercept_methods(add_shift):
             return model.apply(params, source, target)[0]
 
-    jacobian = np.abs(jax.jacobian(logits)(shift)).sum((1, 4))[:, 0]  # (T of the logits, T of the input)
+    jacobian = np.abs(jax.jit(jax.jacobian(logits))(shift)).sum((1, 4))[:, 0]  # (T of the logits, T of the input)
     np.testing.assert_array_equal(np.triu(jacobian, 1), 0)
     assert (np.diag(jacobian) > 0).all() and jacobian[-1, 0] > 0
 
 
-def test_padding_is_not_seen(model, batch, params):
+def test_padding_is_not_seen(model, batch, params, apply):
     source, target = batch
-    logits = model.apply(params, source, target)
+    logits = apply(model, params, source, target)
     longer = jnp.pad(source, ((0, 0), (0, 4)))
-    np.testing.assert_allclose(model.apply(params, longer, target), logits, atol=1e-5)
-    alone = model.apply(params, source[1:2, : S - 2], target[1:2])
+    np.testing.assert_allclose(apply(model, params, longer, target), logits, atol=1e-5)
+    alone = apply(model, params, source[1:2, : S - 2], target[1:2])
     np.testing.assert_allclose(alone, logits[1:2], atol=1e-5)
 
 
-def test_stepping_with_a_cache_equals_reading_at_once(model, batch, params):
+def test_stepping_with_a_cache_equals_reading_at_once(model, batch, params, apply):
     source, target = batch
-    expected = model.apply(params, source, target)
-    cache = model.apply(params, source, length=9, method="start_cache")
+    expected = apply(model, params, source, target)
+    cache = apply(model, params, source, length=9, method="start_cache")
     assert all(leaf.shape[0] == B for leaf in jax.tree.leaves(cache))
-    step = jax.jit(lambda *args: model.apply(params, *args, method="step"))
     for position in range(T):
-        logits, cache = step(cache, target[:, position], position)
+        logits, cache = apply(model, params, cache, target[:, position], position, method="step")
         np.testing.assert_allclose(logits, expected[:, position], atol=1e-5)
 
 
-def test_an_output_bias_is_zero_at_first_and_added_to_the_logits(model, batch, params):
+def test_an_output_bias_is_zero_at_first_and_added_to_the_logits(model, batch, params, apply):
     biased, bias = model.clone(output_bias=True), jnp.arange(V, dtype=jnp.float32)
-    fresh = biased.init(jax.random.key(0), *batch)["params"]
+    fresh = jax.jit(biased.init)(jax.random.key(0), *batch)["params"]
     assert fresh["logits_bias"].tolist() == [0] * V
-    np.testing.assert_array_equal(biased.apply({"params": fresh}, *batch), model.apply(params, *batch))
+    np.testing.assert_array_equal(apply(biased, {"params": fresh}, *batch), apply(model, params, *batch))
     changed = {"params": fresh | {"logits_bias": bias}}
-    expected = model.apply(params, *batch) + bias
-    np.testing.assert_allclose(biased.apply(changed, *batch), expected, atol=1e-6)
-    cache = biased.apply(changed, batch[0], length=2, method="start_cache")
-    logits, _ = biased.apply(changed, cache, batch[1][:, 0], 0, method="step")
+    expected = apply(model, params, *batch) + bias
+    np.testing.assert_allclose(apply(biased, changed, *batch), expected, atol=1e-6)
+    cache = apply(biased, changed, batch[0], length=2, method="start_cache")
+    logits, _ = apply(biased, changed, cache, batch[1][:, 0], 0, method="step")
     np.testing.assert_allclose(logits, expected[:, 0], atol=1e-5)
 
 
-def test_packed_rows_equal_single_ones(model, batch, params):
+def test_packed_rows_equal_single_ones(model, batch, params, apply):
     source, target = batch
     first, second = slice(0, 1), slice(1, 2)
     packed_source = jnp.concatenate([source[first], source[second, : S - 2], jnp.zeros((1, 3), jnp.int32)], 1)
@@ -159,7 +159,8 @@ def test_packed_rows_equal_single_ones(model, batch, params):
         jnp.array([[*range(S), *range(S - 2), 0, 0, 0]]),
         jnp.array([[*range(T), *range(T - 2)]]),
     )
-    packed = model.apply(
+    packed = apply(
+        model,
         params,
         packed_source,
         packed_target,
@@ -167,14 +168,14 @@ def test_packed_rows_equal_single_ones(model, batch, params):
         target_segments=target_segments,
         positions=positions,
     )
-    single = model.apply(params, source, target)
+    single = apply(model, params, source, target)
     np.testing.assert_allclose(packed[0, :T], single[0], atol=1e-5)
     np.testing.assert_allclose(packed[0, T:], single[1, : T - 2], atol=1e-5)
 
 
-def test_dropout_needs_training(model, batch, params):
-    one = model.apply(params, *batch, train=True, rngs={"dropout": jax.random.key(0)})
-    two = model.apply(params, *batch, train=True, rngs={"dropout": jax.random.key(1)})
+def test_dropout_needs_training(model, batch, params, apply):
+    one = apply(model, params, *batch, train=True, rngs={"dropout": jax.random.key(0)})
+    two = apply(model, params, *batch, train=True, rngs={"dropout": jax.random.key(1)})
     assert not np.allclose(one, two)
 
 
@@ -188,6 +189,6 @@ def test_impossible_fields_are_named(batch):
         (dict(max_length=6), "7 tokens are more than the model's max_length=6"),
     ]:
         with pytest.raises(UserError, match=message):
-            Transformer(V, V, **{**SMALL, **fields}).init(jax.random.key(0), *batch)
+            jax.eval_shape(Transformer(V, V, **{**SMALL, **fields}).init, jax.random.key(0), *batch)
     with pytest.raises(UserError, match="tie=all needs one joint vocabulary, not 11 and 12 tokens"):
-        Transformer(V, V + 1, **SMALL).init(jax.random.key(0), *batch)
+        jax.eval_shape(Transformer(V, V + 1, **SMALL).init, jax.random.key(0), *batch)

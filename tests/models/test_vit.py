@@ -106,14 +106,14 @@ def test_learned_2d_is_a_vector_of_the_row_and_one_of_the_column():
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_relative_positions_bias_pairs_of_patches_by_their_distance(before):
+def test_relative_positions_bias_pairs_of_patches_by_their_distance(before, apply):
     """With zero queries the attention weights are the softmax of the biases alone."""
     x = jnp.ones((1, before + ROWS * COLUMNS, 8))
     attention = MultiHeadAttention(num_heads=2, features=8, relative_grid=(ROWS, COLUMNS))
-    params = attention.init(jax.random.key(0), x)["params"]
+    params = jax.jit(attention.init)(jax.random.key(0), x)["params"]
     table = np.random.default_rng(0).normal(size=(2 * ROWS - 1, 2 * COLUMNS - 1, 2)).astype(np.float32)
     params |= {"query": jax.tree.map(jnp.zeros_like, params["query"]), "relative_positions": {"embedding": table}}
-    _, state = attention.apply({"params": params}, x, mutable=["intermediates"])
+    _, state = apply(attention, {"params": params}, x, mutable="intermediates")
     (weights,) = state["intermediates"]["attention"]
     logits = np.zeros((2, *weights.shape[2:]))
     for query in range(ROWS * COLUMNS):

@@ -1,10 +1,12 @@
-"""Shared by all parity tests: exact matrix products, and PyTorch models in which no parameter stays 0 or 1."""
+"""Shared by all parity tests: exact products, comparing gradients, and PyTorch models without weights of 0 or 1."""
 
+import re
 import sys
 from importlib.util import find_spec
 from unittest.mock import MagicMock
 
 import jax
+import numpy as np
 import pytest
 
 # The parts of torchvision that timm imports, mostly for its datasets.
@@ -16,6 +18,24 @@ def exact_products():
     """Keeps float32 matrix products in float32 on accelerators that reduce their precision by default."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(scope="session")
+def worst():
+    """Returns worst(ours, theirs, exactly_zero): the largest difference of two dicts of arrays, and its name.
+
+    Each is relative to the largest entry of its array, or for names that match the pattern `exactly_zero`, whose arrays
+    are zero but for rounding, to the largest entry of all.
+    """
+
+    def find(ours, theirs, exactly_zero="$^"):
+        assert ours.keys() == theirs.keys()
+        scale = {name: np.abs(array).max() for name, array in theirs.items()}
+        largest = max(scale.values())
+        scale = {name: largest if re.search(exactly_zero, name) else own for name, own in scale.items()}
+        return max((np.abs(ours[name] - theirs[name]).max() / scale[name], name) for name in scale)
+
+    return find
 
 
 @pytest.fixture(scope="session")

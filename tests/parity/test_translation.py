@@ -1,4 +1,4 @@
-"""Translation against PyTorch: transformers' Marian, torch.nn's Transformer layers, torch.nn's recurrent networks.
+"""Translation against PyTorch: transformers' Marian and torch.nn's Transformer layers.
 
 Logits agree within 1e-5, gradients within 1e-4 of the largest entry of each array, searches token for token.
 """
@@ -9,7 +9,6 @@ import functools
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -18,7 +17,6 @@ from flax.traverse_util import flatten_dict
 from attnjax.decoding import Options, beam_search, greedy
 from attnjax.models.transformer import Transformer
 from attnjax.nn.blocks import ACTIVATIONS
-from attnjax.nn.recurrent import Recurrent
 from attnjax.weights import huggingface, marian
 from attnjax.weights import transformer as weights
 from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, to_published
@@ -130,18 +128,6 @@ def by_us(model, params, source, target):
     return np.asarray(logits), jax.tree.map(np.asarray, flatten_dict({"params": gradient}, sep="/"))
 
 
-def worst(ours, theirs, exactly_zero="$^"):
-    """Returns the largest difference of two dicts of arrays, each relative to its largest entry, and its name.
-
-    Arrays that are zero but for rounding are compared relative to the largest entry of all.
-    """
-    assert ours.keys() == theirs.keys()
-    scale = {name: np.abs(array).max() for name, array in theirs.items()}
-    largest = max(scale.values())
-    scale = {name: largest if re.search(exactly_zero, name) else own for name, own in scale.items()}
-    return max((np.abs(ours[name] - theirs[name]).max() / scale[name], name) for name in scale)
-
-
 @pytest.mark.parametrize("name", sorted(HUGGINGFACE_ACTIVATIONS.keys() & ACTIVATIONS.keys()))
 def test_activations_are_transformers(name):
     x = np.linspace(-6, 6, 101, dtype=np.float32)
@@ -154,7 +140,7 @@ def test_activations_are_transformers(name):
     ("tie", "activation", "source_vocabulary"),
     [("all", "relu", V), ("decoder", "gelu", 50)],
 )
-def test_the_transformer_is_marian(tie, activation, source_vocabulary, tmp_path):
+def test_the_transformer_is_marian(tie, activation, source_vocabulary, tmp_path, worst):
     named = HUGGINGFACE_ACTIVATIONS[activation][0]
     module = make_marian(0, tie, source_vocabulary, spread=1.0, activation_function=named)
     module.save_pretrained(tmp_path)
@@ -208,7 +194,7 @@ def test_padding_may_be_any_token(tmp_path):
     np.testing.assert_allclose(logits, np.roll(expected.detach(), 1, axis=-1), atol=1e-5)
 
 
-def test_an_output_bias_is_marians(tmp_path):
+def test_an_output_bias_is_marians(tmp_path, worst):
     """As in opus-mt, where it models token frequency; when it is read and when it is written again."""
     module, batch = make_marian(4), make_batch()
     module.final_logits_bias.normal_(generator=torch.Generator().manual_seed(0))
@@ -401,83 +387,3 @@ def test_greedy_search_is_marians(both, ngram):
     found = jax.device_get(run(greedy, options, params, make_batch()[0]))
     rows, _ = generate(module, num_beams=1, max_length=31, no_repeat_ngram_size=ngram)
     assert rows_of(found) == rows
-
-
-# our cell -> torch's
-CELLS = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-INPUTS, STATES = 5, 7
-
-
-@pytest.fixture
-def sequences():
-    """Returns inputs (3, 6, INPUTS) of three lengths, unsorted, and the lengths."""
-    return np.random.default_rng(0).normal(size=(3, 6, INPUTS)).astype(np.float32), np.array([4, 6, 1])
-
-
-def torch_parameters(module):
-    """Returns its parameters as our Recurrent's, by (layer, direction)."""
-    found = {}
-    for name, parameter in module.named_parameters():
-        kind, part, layer, reverse = re.fullmatch(r"(weight|bias)_(ih|hh)_l(\d)(_reverse)?", name).groups()
-        array = parameter.detach().numpy()
-        ours = found.setdefault((int(layer), bool(reverse)), {}).setdefault({"ih": "input", "hh": "hidden"}[part], {})
-        ours["kernel" if kind == "weight" else "bias"] = array.T if kind == "weight" else array
-    return found
-
-
-def run_recurrent(cell, layers, params, x, mask):
-    """Returns outputs, and the last states in torch's layout: arrays (layers * directions, B, STATES)."""
-    states = []
-    for layer in range(layers):
-        directions = [reverse for number, reverse in sorted(params) if number == layer]
-        outputs = []
-        for reverse in directions:
-            y, state = Recurrent(cell, STATES).apply({"params": params[layer, reverse]}, x, mask, reverse=reverse)
-            outputs.append(y)
-            states.append(state)
-        x = jnp.concatenate(outputs, -1)
-    return x, tuple(jnp.stack(arrays) for arrays in zip(*states, strict=True))
-
-
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_recurrent_layers_are_torchs(cell, bidirectional, sequences):
-    x, lengths = sequences
-    torch.manual_seed(0)
-    module = CELLS[cell](INPUTS, STATES, num_layers=2, bidirectional=bidirectional, batch_first=True)
-    given = torch.from_numpy(x).requires_grad_()
-    packed = torch.nn.utils.rnn.pack_padded_sequence(given, lengths, batch_first=True, enforce_sorted=False)
-    outputs, last = module(packed)
-    outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True)
-    last = last if isinstance(last, tuple) else (last,)
-    rng = np.random.default_rng(1)
-    factors = [rng.normal(size=array.shape).astype(np.float32) for array in (outputs, *last)]
-    sum((torch.from_numpy(f) * array).sum() for f, array in zip(factors, (outputs, *last), strict=True)).backward()
-
-    mask = np.arange(x.shape[1]) < lengths[:, None]
-
-    @jax.jit
-    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
-    def loss(params, x):
-        found, states = run_recurrent(cell, 2, params, x, mask)
-        arrays = (found, *states)
-        return sum((f * array).sum() for f, array in zip(factors, arrays, strict=True)), arrays
-
-    (_, arrays), (gradient, of_x) = loss(torch_parameters(module), x)
-    for ours, theirs in zip(arrays, (outputs, *last), strict=True):
-        np.testing.assert_allclose(ours, theirs.detach(), atol=1e-6)
-    for parameter in module.parameters():
-        parameter.data = parameter.grad
-    expected = {"x": given.grad.numpy(), **flatten_keys(torch_parameters(module))}
-    relative = worst({"x": np.asarray(of_x), **flatten_keys(gradient)}, expected)
-    print(f"\n{cell}: outputs {np.abs(arrays[0] - outputs.detach().numpy()).max():.1e}; gradient {relative}")
-    assert relative[0] < 1e-5
-
-
-def flatten_keys(params):
-    return {
-        f"{layer} {reverse} {part} {leaf}": np.asarray(array)
-        for (layer, reverse), parts in params.items()
-        for part, leaves in parts.items()
-        for leaf, array in leaves.items()
-    }

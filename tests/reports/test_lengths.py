@@ -13,6 +13,7 @@ from attnjax.runs import folder as folder_lib
 from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.tasks.translation import Candidate, TranslationTask
+from tests.states import random_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -51,7 +52,7 @@ def run_folder(tmp_path_factory):
         experiment = Experiment.from_config(config, folder)
         folder_lib.write_description(folder, experiment)
         checkpoints = Checkpoints(folder, config.best_metric)
-        checkpoints.save(1, experiment.create_state(), experiment.task.batches(), None)
+        checkpoints.save(1, random_state(experiment), experiment.task.batches(), None)
         checkpoints.wait()
         checkpoints.close()
     return folder

@@ -16,6 +16,7 @@ from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.initialise import initialise, load
 from attnjax.tasks.captioning import CaptioningTask
 from attnjax.weights.published import Weights
+from tests.states import random_state
 
 
 def make_shapes(config, classes):
@@ -23,8 +24,8 @@ def make_shapes(config, classes):
 
 
 def make_state(config, classes):
-    """Returns the state at the start of training."""
-    return Experiment.classifier(config, map(str, range(classes))).create_state()
+    """Returns a state of random arrays."""
+    return random_state(Experiment.classifier(config, map(str, range(classes))))
 
 
 def flat(tree):
@@ -130,7 +131,7 @@ def test_a_captioners_encoder_starts_from_a_run(make_config, run_folder):
     names = ("zero", "one", "two")
     vocabulary = train_vocabulary(names, names, size=20)
     devices = make_devices(config)
-    fresh = Experiment(config, devices, CaptioningTask.with_vocabulary(config, devices, vocabulary)).create_state()
+    fresh = random_state(Experiment(config, devices, CaptioningTask.with_vocabulary(config, devices, vocabulary)))
     state, report = initialise(fresh, config)
     assert report == [
         f"encoder initialised from {path}",

@@ -252,32 +252,32 @@ def test_every_trial_is_trained_once_despite_kills(process, config_file, tmp_pat
     assert again.returncode == 0 and "running" not in out + err
 
 
-def test_a_failed_trial_does_not_stop_the_rest_and_is_retried_on_request(process, tmp_path, config_file):
+def test_a_failed_trial_does_not_stop_the_rest_and_is_retried_on_request(entry, tmp_path, config_file):
     file, folder = tmp_path / "x.py", tmp_path / "sweep"
     file.write_text(
-        config_file.read_text() + "\ndef sweep():\n"
-        "    return sweeps.values('data.train', ['train[:3]', 'train[:50%]', 'nowhere']) \n"
+        config_file.read_text() + "\ndef sweep():\n    return sweeps.values('data.train', ['nowhere', 'train[:50%]'])\n"
     )
     arguments = ["--config", file, "--workdir", folder, "--config.steps=20", "--evaluate"]
-    out, err = process("sweep", *arguments).communicate(timeout=200)
-    assert "failed: train=nowhere: error: " in out and "--retry" in out, out + err
+    code, out, err = entry("sweep", *arguments)
+    assert code == 1 and "failed: train=nowhere: error: " in out and "--retry" in out, out + err
     assert (folder / "train=train-50" / "evaluation_test.json").is_file()
     log = folder / "logs" / "train=nowhere.log"
     before = log.read_text()
-    again = process("sweep", *arguments)
-    assert "failed: train=nowhere" in again.communicate(timeout=200)[0] and again.returncode == 1
+    code, out, _ = entry("sweep", *arguments)
+    assert code == 1 and "failed: train=nowhere" in out
     assert log.read_text() == before
-    process("sweep", *arguments, "--retry").communicate(timeout=200)
+    entry("sweep", *arguments, "--retry")
     assert log.read_text() == 2 * before
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_running_trials(number, code, process, config_file, tmp_path, watch):
+def test_a_signal_saves_running_trials(number, code, process, entry, config_file, tmp_path, watch):
     folder = tmp_path / "sweep"
-    runner = process("sweep", "--config", config_file, "--workdir", folder, "--config.steps=100000", "--jobs", 2)
+    arguments = ["--config", config_file, "--workdir", folder, "--config.steps=100000"]
+    runner = process("sweep", *arguments, "--jobs", 2)
     watch.wait_for(lambda: len([count for count in watch.steps_of(folder).values() if count > 2]) == 2)
-    second = process("sweep", "--config", config_file, "--workdir", folder, "--config.steps=100000")
-    assert "is in use by process" in second.communicate(timeout=60)[1] and second.returncode == 2
+    refused, _, err = entry("sweep", *arguments)
+    assert refused == 2 and "is in use by process" in err
     runner.send_signal(number)
     out, err = runner.communicate(timeout=60)
     assert runner.returncode == code and "run the same command again to resume" in out, out + err

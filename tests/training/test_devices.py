@@ -29,13 +29,13 @@ from attnjax.training.optimizer import OptimizerOptions, make_optimizer
 from attnjax.training.step import TrainStep
 
 ROWS = 32
-VIT = models.fields("vit", patch_size=4, width=16, depth=3, num_heads=2, mlp_dim=32, dropout=0.1, drop_path=0.2)
+VIT = models.fields("vit", patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=32, dropout=0.1, drop_path=0.2)
 TEXT = dict(width=16, num_heads=2, mlp_dim=32, max_length=12, dropout=0.2, norm="pre")
 MODELS = {
     "mlp": models.fields("mlp", widths=(16, 8)),
     "resnet": models.fields("resnet", blocks=(1, 1), features=(8, 16)),
     "vit": VIT,
-    "swin": models.fields("swin", patch_size=2, width=8, depths=(2, 4), num_heads=(2, 4), window=2, kernel_std=0.0),
+    "swin": models.fields("swin", patch_size=2, width=8, depths=(1, 4), num_heads=(2, 4), window=2, kernel_std=0.0),
     "rnn": models.fields("rnn", width=16, embedding=8, dropout=0.2),
     "transformer": models.fields("transformer", **TEXT, encoder_depth=2, decoder_depth=2),
     "captioner": models.fields(
@@ -267,7 +267,7 @@ def of_two_processes(request, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"}
+    env = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")}
     command = [sys.executable, __file__, address, str(out), json.dumps(keys)]
     started = [
         subprocess.Popen([*command, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -17,6 +17,7 @@ from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
 from attnjax.weights import crossvit, published
 from attnjax.weights.naming import to_published
+from tests.states import random_state
 
 # Branches of 4x4 and 2x2 patches.
 SMALL = dict(
@@ -128,7 +129,7 @@ def test_other_classes_replace_both_heads(file):
     path, variables = file
     config = make_config()
     config.init_from = str(path)
-    fresh = Experiment.classifier(config, tuple("abcde")).create_state()
+    fresh = random_state(Experiment.classifier(config, tuple("abcde")))
     state, report = initialise(fresh, config)
     assert report == ["head replaced: 3 -> 5 classes"]
     old, new = (flatten_dict({"params": tree.params}, sep="/") for tree in (fresh, state))
@@ -147,10 +148,10 @@ def test_a_file_without_heads(file, tmp_path):
 
 
 def test_a_run_initialises_another_image_size_and_dropout_but_not_another_model(tmp_path):
-    one_stage = dict(stages=1, depths=(1, 1))  # the least to compile
+    one_stage = dict(stages=1, depths=(1, 1))
     config = make_config((16, 8), **one_stage)
     experiment = Experiment.classifier(config, CLASSES)
-    old = experiment.create_state()
+    old = random_state(experiment)
     checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
     checkpoints.save_weights(old)
     checkpoints.close()

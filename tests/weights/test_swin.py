@@ -18,6 +18,7 @@ from attnjax.runs.initialise import initialise
 from attnjax.tasks.classification import make_image_format
 from attnjax.weights import huggingface, published, swin
 from attnjax.weights.naming import detect, to_published
+from tests.states import random_state
 
 SMALL = dict(patch_size=2, width=4, depths=(2, 1), num_heads=(1, 2), window=3, mlp_ratio=2.0)
 CLASSES = ("cat", "dog", "owl")
@@ -152,7 +153,7 @@ def test_tables_shrink_with_the_window_where_the_map_is_smaller(tmp_path):
 def test_a_run_initialises_another_window_but_not_another_model(tmp_path):
     config = make_config()
     experiment = Experiment.classifier(config, CLASSES)
-    old = experiment.create_state()
+    old = random_state(experiment)
     checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
     checkpoints.save_weights(old)
     checkpoints.close()

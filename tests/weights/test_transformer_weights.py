@@ -1,7 +1,6 @@
-"""Encoder-decoder checkpoints: every naming is read as the same parameters; mismatches are refused and listed."""
+"""Encoder-decoder checkpoints: output biases, what is refused, and what is written and read again."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -9,282 +8,28 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from attnjax.errors import UserError
-from attnjax.models.transformer import Transformer
 from attnjax.nn.positions import sinusoids
-from attnjax.weights import huggingface
-from attnjax.weights import marian as marian_format
 from attnjax.weights.transformer import read
-
-V, WIDTH, HEADS, HIDDEN, DEPTH = 11, 8, 2, 12, 2
-PAD_LAST = {"pad_token_id": V - 1}
-CONFIG = {
-    "model_type": "marian",
-    "encoder_attention_heads": HEADS,
-    "decoder_attention_heads": HEADS,
-    "activation_function": "relu",
-    "scale_embedding": True,
-    "pad_token_id": 0,
-}
-SHARED = "model.shared.weight"
-
-
-def make_model(**fields):
-    sizes = dict(width=WIDTH, encoder_depth=DEPTH, decoder_depth=DEPTH, num_heads=HEADS, mlp_dim=HIDDEN)
-    marian = dict(positions="concatenated", epsilon=1e-5, source_vocabulary=V, target_vocabulary=V)
-    return Transformer(**{**sizes, **marian, **fields})
-
-
-@pytest.fixture
-def arrays():
-    """Random arrays as in Hugging Face's Marian with one shared table."""
-    rng = np.random.default_rng(0)
-    square, vector = (WIDTH, WIDTH), (WIDTH,)
-    attention = {f"{part}_proj": (square, vector) for part in ("q", "k", "v", "out")}
-    layers = {"fc1": ((HIDDEN, WIDTH), (HIDDEN,)), "fc2": ((WIDTH, HIDDEN), vector)}
-    norms = {"encoder": ("self_attn", "final"), "decoder": ("self_attn", "encoder_attn", "final")}
-    shapes = {SHARED: (V, WIDTH)}
-    for part in ("encoder", "decoder"):
-        inside = {f"{norm}_layer_norm": (vector, vector) for norm in norms[part]} | layers
-        inside |= {f"{norm}.{name}": shape for norm in norms[part][:-1] for name, shape in attention.items()}
-        for i in range(DEPTH):
-            for name, (weight, bias) in inside.items():
-                shapes |= {
-                    f"model.{part}.layers.{i}.{name}.weight": weight,
-                    f"model.{part}.layers.{i}.{name}.bias": bias,
-                }
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-@pytest.fixture
-def params(arrays, tmp_path):
-    """The same as our parameters, flat; padding comes first in both."""
-    return flatten_dict(read(write(tmp_path / "expected", arrays), make_model()), sep="/")
-
-
-def write(folder, arrays, **description):
-    folder.mkdir(exist_ok=True)
-    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG | description))
-    return folder
-
-
-def write_file(path, arrays):
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-    else:
-        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-    return path
-
-
-def write_marian(folder, model, params):
-    """Writes a Marian without its subwords."""
-    files = marian_format.to_huggingface(model, flatten_dict({"params": params}, sep="/"))
-    huggingface.save_model(folder, *files)
-
-
-def assert_reads(path, params, model):
-    found = flatten_dict(read(path, model), sep="/")
-    assert found.keys() == params.keys()
-    for name, array in params.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
-
-
-def pad_moved(array, pad):
-    """Moves the padding row of a table from the front to `pad`."""
-    return np.insert(array[1:], pad, array[0], axis=0)
-
-
-def test_names_map_to_the_right_parameters(arrays, params):
-    """Torch's kernels (out, in) are ours transposed and with heads merged."""
-    assert len(params) == len(arrays) == 1 + DEPTH * (16 + 26)
-    for theirs, ours in {
-        "encoder.layers.1.self_attn.q_proj": "encoder_1/attention/query",
-        "encoder.layers.0.fc2": "encoder_0/mlp/fc2",
-        "decoder.layers.0.self_attn.v_proj": "decoder_0/attention/value",
-        "decoder.layers.1.encoder_attn.k_proj": "decoder_1/cross_attention/key",
-        "decoder.layers.1.encoder_attn.out_proj": "decoder_1/cross_attention/out",
-    }.items():
-        kernel, bias = arrays[f"model.{theirs}.weight"], arrays[f"model.{theirs}.bias"]
-        np.testing.assert_array_equal(params[f"{ours}/kernel"].reshape(kernel.T.shape), kernel.T)
-        np.testing.assert_array_equal(params[f"{ours}/bias"].reshape(-1), bias)
-    assert params["encoder_1/attention/query/kernel"].shape == (WIDTH, HEADS, WIDTH // HEADS)
-    assert params["decoder_1/cross_attention/out/kernel"].shape == (HEADS, WIDTH // HEADS, WIDTH)
-    for theirs, ours in {
-        "encoder.layers.0.final_layer_norm": "encoder_0/norm2",
-        "decoder.layers.0.self_attn_layer_norm": "decoder_0/norm1",
-        "decoder.layers.0.encoder_attn_layer_norm": "decoder_0/norm2",
-        "decoder.layers.0.final_layer_norm": "decoder_0/norm3",
-    }.items():
-        np.testing.assert_array_equal(params[f"{ours}/scale"], arrays[f"model.{theirs}.weight"])
-    np.testing.assert_array_equal(params["target_embedding/embedding"], arrays[SHARED])
-
-
-def test_buffers_and_tables_named_twice(arrays, params, tmp_path):
-    table = {part: arrays[SHARED] for part in ("model.encoder.embed_tokens.weight", "lm_head.weight")}
-    positions = {f"model.{part}.embed_positions.weight": sinusoids(20, WIDTH, "concatenated") for part in ("encoder",)}
-    positions = {name: array.astype(np.float16) for name, array in positions.items()}
-    bias = {"final_logits_bias": np.zeros((1, V), np.float32)}
-    assert_reads(write(tmp_path / "a", arrays | table | positions | bias), params, make_model())
-
-
-def test_padding_comes_first(arrays, params, tmp_path):
-    folder = write(tmp_path / "a", arrays | {SHARED: pad_moved(arrays[SHARED], V - 1)}, **PAD_LAST)
-    assert_reads(folder, params, make_model())
-
-
-# As in transformers' convert_marian_to_pytorch.py, which transposes everything except tables.
-MARIAN = {
-    r"model\.(..coder)\.layers\.0\.": r"\1_l1_",
-    r"model\.(..coder)\.layers\.1\.": r"\1_l2_",
-    r"encoder_attn_layer_norm\.": "context_Wo_ln_",
-    r"self_attn_layer_norm\.": "self_Wo_ln_",
-    r"final_layer_norm\.": "ffn_ffn_ln_",
-    r"self_attn\.(.)\w*_proj\.": r"self_\1",
-    r"encoder_attn\.(.)\w*_proj\.": r"context_\1",
-    r"fc(.)\.": r"ffn_\1",
-    r"_ln_weight": "_ln_scale",
-    r"_(.)weight": r"_W\1",
-    r"_(.)bias": r"_b\1",
-}
-
-
-def marian(arrays):
-    result = {"Wemb": arrays[SHARED][1:], "decoder_ff_logit_out_b": np.zeros((1, V - 1), np.float32)}
-    for name, array in arrays.items():
-        for theirs, marians in MARIAN.items():
-            name = re.sub(theirs, marians, name)
-        if name != SHARED:
-            result[name] = array.T if array.ndim == 2 else array[None]
-    return result
-
-
-YML = "type: transformer\ntransformer-heads: 2\ntransformer-ffn-activation: relu\ntransformer-postprocess: dan\n"
-
-
-def with_yml(arrays, text=YML):
-    return arrays | {"special:model.yml": np.frombuffer(text.encode() + b"\0", np.int8)}
-
-
-def test_marians_npz(arrays, params, tmp_path):
-    named = marian(arrays)
-    shapes = {
-        "Wemb": (V - 1, WIDTH),
-        "encoder_l1_self_Wq": (WIDTH, WIDTH),
-        "encoder_l1_self_bq": (1, WIDTH),
-        "encoder_l2_self_Wo_ln_scale": (1, WIDTH),
-        "encoder_l1_ffn_W1": (WIDTH, HIDDEN),
-        "encoder_l1_ffn_b1": (1, HIDDEN),
-        "encoder_l1_ffn_ffn_ln_bias": (1, WIDTH),
-        "decoder_l1_context_Wk": (WIDTH, WIDTH),
-        "decoder_l2_context_Wo_ln_bias": (1, WIDTH),
-    }
-    assert {name: named[name].shape for name in shapes} == shapes
-    expected = dict(params)
-    expected["target_embedding/embedding"] = np.concatenate([np.zeros((1, WIDTH)), arrays[SHARED][1:]])
-    for i, file in enumerate((named, with_yml(named))):
-        assert_reads(write_file(tmp_path / f"{i}.npz", file), expected, make_model())
-        assert_reads(tmp_path / f"{i}.npz", expected, make_model(epsilon=1e-6))
-
-
-FAIRSEQ_IGNORED = {
-    "encoder.version": np.array([3.0]),
-    "decoder.embed_positions._float_tensor": np.zeros(1, np.float32),
-    "encoder.embed_positions.weights": np.zeros((9, WIDTH), np.float32),
-}
-
-
-def fairseq(arrays):
-    named = {name.removeprefix("model."): array for name, array in arrays.items() if name != SHARED}
-    table = pad_moved(arrays[SHARED], 1)
-    tables = {f"{name}.weight": table for name in ("encoder.embed_tokens", "decoder.embed_tokens")}
-    return named | tables | FAIRSEQ_IGNORED | {"decoder.output_projection.weight": table}
-
-
-def packed(arrays):
-    """Fuses projections and numbers norms as old fairseq did; the output has no name of its own."""
-    result = dict(arrays)
-    del result["decoder.output_projection.weight"]
-    for name in arrays:
-        if "q_proj" in name:
-            fused = [result.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
-            result[name.replace("q_proj.", "in_proj_")] = np.concatenate(fused)
-        for part, norms in {
-            "encoder": ("self_attn", "final"),
-            "decoder": ("self_attn", "encoder_attn", "final"),
-        }.items():
-            for i, norm in enumerate(norms):
-                if name.startswith(part) and f".{norm}_layer_norm." in name:
-                    result[name.replace(f"{norm}_layer_norm", f"layer_norms.{i}")] = result.pop(name)
-    return result
-
-
-@pytest.mark.parametrize("variant", [dict, packed])
-def test_fairseq(variant, arrays, params, tmp_path):
-    named = variant(fairseq(arrays))
-    example = {dict: "q_proj.weight", packed: "in_proj_weight"}[variant]
-    assert f"decoder.layers.1.encoder_attn.{example}" in named
-    path = write_file(tmp_path / "a.safetensors", named)
-    assert_reads(path, params, make_model(positions="fairseq"))
-
-
-def test_fairseq_with_final_norms_and_learned_positions(arrays, params, tmp_path):
-    learned = np.random.default_rng(1).normal(size=(18, WIDTH)).astype(np.float32)
-    norm = np.arange(WIDTH, dtype=np.float32)
-    extra = {}
-    for part, shift in (("encoder", 0), ("decoder", 1)):
-        extra |= {f"{part}.embed_positions.weight": learned + shift}
-        extra |= {f"{part}.layer_norm.weight": norm + shift, f"{part}.layer_norm.bias": norm - shift}
-    path = write_file(tmp_path / "a.safetensors", fairseq(arrays) | extra)
-    expected = params | {
-        "source_positions/embedding": learned[2:],
-        "target_positions/embedding": learned[2:] + 1,
-        "encoder_norm/scale": norm,
-        "encoder_norm/bias": norm,
-        "decoder_norm/scale": norm + 1,
-        "decoder_norm/bias": norm - 1,
-    }
-    assert_reads(path, expected, make_model(positions="learned", norm="pre", max_length=16))
-
-
-def separate(arrays, tie):
-    """Gives the source a table of its own, and with tie=none the output too."""
-    tables = {
-        "model.decoder.embed_tokens.weight": arrays[SHARED],
-        "model.encoder.embed_tokens.weight": arrays[SHARED][:9],
-    }
-    if tie == "none":
-        tables["lm_head.weight"] = arrays[SHARED] + 1
-    return {name: array for name, array in arrays.items() if name != SHARED} | tables
-
-
-@pytest.mark.parametrize("tie", ["decoder", "none"])
-def test_separate_tables(tie, arrays, params, tmp_path):
-    table = arrays[SHARED]
-    expected = params | {"source_embedding/embedding": table[:9]}
-    if tie == "none":
-        expected["output/kernel"] = table.T + 1
-    folder = write(tmp_path / "a", separate(arrays, tie))
-    assert_reads(folder, expected, make_model(tie=tie, source_vocabulary=9))
-    for tighter in {"decoder": ["all"], "none": ["decoder", "all"]}[tie]:
-        assert f"this model ties (tie={tighter}): use tie={tie}" in refused(folder, make_model(tie=tighter))
-
-
-def test_a_model_may_untie_what_a_file_ties(arrays, params, tmp_path):
-    table = arrays[SHARED]
-    expected = params | {"source_embedding/embedding": table, "output/kernel": table.T}
-    assert_reads(write(tmp_path / "a", arrays), expected, make_model(tie="none"))
-    with_zeros = np.concatenate([np.zeros_like(table[:1]), table[1:]])
-    expected |= {"source_embedding/embedding": with_zeros, "target_embedding/embedding": with_zeros}
-    own_output = marian(arrays) | {"decoder_ff_logit_out_W": table[1:].T + 1}
-    expected["output/kernel"] = np.concatenate([np.zeros_like(table[:1]), table[1:] + 1]).T
-    assert_reads(write_file(tmp_path / "a.npz", own_output), expected, make_model(tie="none"))
-
-
-def refused(path, model):
-    with pytest.raises(UserError) as error:
-        read(path, model)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from tests.weights.encoder_decoders import (
+    CONFIG,
+    HIDDEN,
+    PAD_LAST,
+    SHARED,
+    WIDTH,
+    YML,
+    V,
+    assert_reads,
+    fairseq,
+    make_model,
+    marian,
+    pad_moved,
+    refused,
+    separate,
+    with_yml,
+    write,
+    write_file,
+    write_marian,
+)
 
 
 def test_what_does_not_fit_is_listed(arrays, tmp_path):
@@ -323,11 +68,6 @@ def test_output_biases_need_output_bias(arrays, tmp_path):
     message = refused(write_file(tmp_path / "a.npz", biased), make_model())
     assert "decoder_ff_logit_out_b adds up to 2 to the logits" in message
     assert "1 missing: final_logits_bias" in refused(write(tmp_path / "b", arrays), make_model(output_bias=True))
-
-
-def test_unknown_naming(tmp_path):
-    path = write_file(tmp_path / "a.npz", {"some": np.zeros(1)})
-    assert "follow no known naming (Hugging Face's Marian, Marian's npz, fairseq): some" in refused(path, make_model())
 
 
 def test_other_positions_are_refused(arrays, tmp_path):

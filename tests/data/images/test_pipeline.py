@@ -45,16 +45,6 @@ def evaluate(source, *, fields=(), **options):
     return list(eval_batches(source, image_format(source, **dict(fields)), **({"batch_size": 8} | options)))
 
 
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-
-
 # Training
 
 
@@ -80,7 +70,7 @@ def test_plain_batches_are_the_images(memory_source):
     np.testing.assert_allclose(batch["image"], (images / 255 - 0.5) / 0.25, atol=1e-6)
 
 
-def test_epochs_are_permutations_without_a_gap(memory_source):
+def test_epochs_are_permutations_without_a_gap(memory_source, take):
     labels = np.concatenate([batch["label"] for batch in take(train(memory_source(20)), 15)]).reshape(6, 20)
     for epoch in labels:
         assert sorted(epoch) == list(range(20))
@@ -93,14 +83,14 @@ def test_batch_larger_than_the_source(memory_source):
     assert counts.sum() == 10 and counts.min() >= 3
 
 
-def test_seed_decides(memory_source):
+def test_seed_decides(memory_source, take, assert_same):
     source = memory_source(20)
     for left, right in zip(take(train(source, FAST), 4), take(train(source, FAST), 4), strict=True):
         assert_same(left, right)
     assert not np.array_equal(next(train(source, FAST, seed=1))["image"], next(train(source, FAST))["image"])
 
 
-def test_augmentation_differs_between_epochs(memory_source):
+def test_augmentation_differs_between_epochs(memory_source, take):
     source = memory_source(8)
     epochs = take(train(source, Augmentation(crop="pad", pad=2)), 2)
     first, second = (epoch["image"][np.argsort(epoch["label"])] for epoch in epochs)
@@ -109,7 +99,7 @@ def test_augmentation_differs_between_epochs(memory_source):
 
 @pytest.mark.parametrize("augmentation", [FAST, EVERYTHING], ids=["fast", "everything"])
 @pytest.mark.parametrize("count", [2, 4])
-def test_any_number_of_processes_shares_the_same_batches(memory_source, augmentation, count):
+def test_any_number_of_processes_shares_the_same_batches(memory_source, augmentation, count, take, assert_same):
     source = memory_source(20, None, channels=3)
     whole = take(train(source, augmentation), 4)
     parts = [take(train(source, augmentation, shard=Shard(i, count)), 4) for i in range(count)]
@@ -119,7 +109,7 @@ def test_any_number_of_processes_shares_the_same_batches(memory_source, augmenta
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FAST, EVERYTHING], ids=["plain", "fast", "everything"])
-def test_resumed_is_uninterrupted(memory_source, augmentation, monkeypatch):
+def test_resumed_is_uninterrupted(memory_source, augmentation, monkeypatch, take, assert_same):
     monkeypatch.setattr(pipeline, "THREADS", 2)
     source = memory_source(20)
     iterator = train(source, augmentation)
@@ -132,7 +122,7 @@ def test_resumed_is_uninterrupted(memory_source, augmentation, monkeypatch):
         assert_same(left, right)
 
 
-def test_resumed_from_an_orbax_checkpoint(memory_source, tmp_path):
+def test_resumed_from_an_orbax_checkpoint(memory_source, tmp_path, take, assert_same):
     source = memory_source(20)
     iterator = train(source, EVERYTHING)
     take(iterator, 3)
@@ -145,7 +135,7 @@ def test_resumed_from_an_orbax_checkpoint(memory_source, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [8, 12])
-def test_repeats(memory_source, batch_size):
+def test_repeats(memory_source, batch_size, take):
     augmentation = Augmentation(repeats=4, crop="pad", pad=3)
     batches = take(train(memory_source(30), augmentation, batch_size=batch_size), 4)
     for batch in batches:
@@ -157,7 +147,7 @@ def test_repeats(memory_source, batch_size):
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, Augmentation(mixup=1.0), FAST, EVERYTHING])
-def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation):
+def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation, take):
     corrupt = (0, 3, 4)
     source = memory_source(8, corrupt=corrupt)
     for batch in take(train(source, augmentation), 4):
@@ -168,7 +158,7 @@ def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation)
             assert (batch["label_weight"][partner_gone] == 1).all()
 
 
-def test_corrupt_image_stops_training_by_name(tmp_path, write_images, monkeypatch):
+def test_corrupt_image_stops_training_by_name(tmp_path, write_images, monkeypatch, take):
     monkeypatch.setattr(pipeline, "THREADS", 2)
     write_images(tmp_path, {f"train/{name}/{i}.png": (8, 8) for name in "ab" for i in range(2)})
     (tmp_path / "train/a/1.png").write_bytes(b"")
@@ -190,7 +180,7 @@ def test_every_example_once(memory_source, batch_size, size):
     assert not any(batch["image"][~batch["mask"]].any() or batch["label"][~batch["mask"]].any() for batch in batches)
 
 
-def test_processes_share_evaluation(memory_source):
+def test_processes_share_evaluation(memory_source, assert_same):
     source = memory_source(9)
     parts = [evaluate(source, shard=Shard(i, 4)) for i in range(4)]
     assert {len(part) for part in parts} == {2}
@@ -199,7 +189,7 @@ def test_processes_share_evaluation(memory_source):
         assert_same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
 
 
-def test_evaluation_can_be_repeated(memory_source):
+def test_evaluation_can_be_repeated(memory_source, assert_same):
     source = memory_source(9)
     batches = eval_batches(source, image_format(source), batch_size=4)
     for left, right in zip(batches, batches, strict=True):

@@ -40,17 +40,6 @@ def train(batching=BUCKET, corpus=same, seed=0, **options):
     return train_iterator(corpus, batching, seed=seed, **options)
 
 
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def assert_same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-        assert left[name].dtype == right[name].dtype
-
-
 def texts(batch, side):
     """Returns the text of every sentence in a batch, row by row, and checks the layout of each."""
     found = []
@@ -103,7 +92,7 @@ def test_budget_and_number_of_shapes(batching):
 
 
 @METHODS
-def test_layout_is_what_comes(batching):
+def test_layout_is_what_comes(batching, take):
     layout = train_layout(same, batching, seed=0)
     batches = take(train(batching), layout.batches)
     ids = sum(batch["source"].size + batch["target"].size for batch in batches)
@@ -132,7 +121,7 @@ def test_widths_pad_least():
 
 
 @METHODS
-def test_seed_decides(batching):
+def test_seed_decides(batching, assert_same):
     assert_same(next(train(batching)), next(train(batching)))
     first, other = next(train(batching)), next(train(batching, seed=1))
     assert first["source"].shape != other["source"].shape or (first["source"] != other["source"]).any()
@@ -141,7 +130,7 @@ def test_seed_decides(batching):
 @METHODS
 @pytest.mark.parametrize("make", [lambda: same, sampled], ids=["same", "sampled"])
 @pytest.mark.parametrize("after", [0, 3, 40])
-def test_resumed_is_uninterrupted(batching, make, after):
+def test_resumed_is_uninterrupted(batching, make, after, take, assert_same):
     iterator = train(batching, make())
     take(iterator, after)
     state = iterator.get_state()
@@ -152,7 +141,7 @@ def test_resumed_is_uninterrupted(batching, make, after):
         assert_same(left, right)
 
 
-def test_resumed_from_an_orbax_checkpoint(tmp_path):
+def test_resumed_from_an_orbax_checkpoint(tmp_path, take, assert_same):
     iterator = train(corpus=sampled())
     take(iterator, 25)
     with ocp.CheckpointManager(tmp_path) as manager:
@@ -165,7 +154,7 @@ def test_resumed_from_an_orbax_checkpoint(tmp_path):
 
 @METHODS
 @pytest.mark.parametrize("count", [2, 4])
-def test_any_number_of_processes_shares_the_same_batches(batching, count):
+def test_any_number_of_processes_shares_the_same_batches(batching, count, take, assert_same):
     parts = [take(train(batching, sampled(), shard=Shard(i, count)), 25) for i in range(count)]
     for step, batch in enumerate(take(train(batching, sampled()), 25)):
         rows = [part[step] for part in parts]
@@ -193,7 +182,7 @@ def test_corpus_samples_only_if_asked():
 
 
 @pytest.mark.parametrize("options", [{}, {"max_tokens": 40, "row_multiple": 1}, {"shapes": 1}, {"shapes": 3}])
-def test_evaluation_has_every_pair_once(options):
+def test_evaluation_has_every_pair_once(options, assert_same):
     options = {"max_tokens": 256, "row_multiple": 4} | options
     batches = eval_batches(PAIRS, **options)
     places, lengths = [], []
@@ -216,7 +205,7 @@ def test_evaluation_keeps_pairs_beyond_the_budget():
     assert all(len(batch["mask"]) == 2 for batch in batches)
 
 
-def test_processes_share_evaluation():
+def test_processes_share_evaluation(assert_same):
     options = {"max_tokens": 256, "row_multiple": 4}
     parts = [list(eval_batches(PAIRS, shard=Shard(i, 4), **options)) for i in range(4)]
     for step, batch in enumerate(eval_batches(PAIRS, **options)):
