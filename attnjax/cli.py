@@ -54,9 +54,12 @@ def parse_args(
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --workdir and --checkpoint, the arguments of `runs.folder.open_run`."""
+    """Adds --workdir, --checkpoint and --accept_changes, the arguments of `runs.folder.open_run`."""
     parser.add_argument("--workdir", type=Path, required=True, help="the run folder")
     parser.add_argument("--checkpoint", default="best", help=CHECKPOINT_HELP)
+    parser.add_argument(
+        "--accept_changes", action="store_true", help="open it although its files were changed since it was trained"
+    )
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, outputs: str) -> None:

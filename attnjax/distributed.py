@@ -1,7 +1,12 @@
 """Multi-process training on one host or more: `jax.distributed`, set up from flags or by a cluster's environment."""
 
 import argparse
+import contextlib
+import ctypes
 import os
+import signal
+import sys
+from collections.abc import Iterator
 
 from attnjax.errors import UserError
 
@@ -36,9 +41,39 @@ def _on_cluster() -> bool:
     return tasks != "1" or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends this process, in one line, when another one is gone: a collective operation in the block fails."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _end(str(error).splitlines()[0])
+
+
+def _end(reason: object) -> None:
+    """Ends this process without waiting for the others, as JAX would at a normal exit."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    line = f"error: another process ended or cannot be reached ({reason}); start all of them again to resume\n"
+    os.write(2, line.encode())
+    os._exit(1)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number):
+    """Handles SIGABRT, which no Python handler can: abort() ends the process before Python runs it."""
+    _end("see above")
+
+
 def _initialise(**options):
     import jax  # not before the command line is read
 
+    # JAX aborts where the process that coordinates the others is gone.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError) as error:

@@ -38,7 +38,7 @@ def open_captioner(args: argparse.Namespace) -> "Run":
     """Returns the run; UserError if it does not read an image, and a sentence if and only if --source is given."""
     from attnjax.runs.folder import open_run
 
-    run = open_run(args.workdir, args.checkpoint)
+    run = open_run(args.workdir, args.checkpoint, accept_changes=args.accept_changes)
     run.expect("captioning")
     reads = run.task.reads
     if "image" not in reads:

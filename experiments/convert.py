@@ -69,9 +69,9 @@ def import_weights(
 ) -> None:
     """Writes published weights as a run folder at step 0; `given` are the fields that stay as they are."""
     from attnjax.runs import folder
-    from attnjax.runs.checkpoint import Checkpoints
+    from attnjax.runs.reader import has_checkpoint
 
-    if workdir.exists() and any((workdir / name).exists() for name in ("config.json", "checkpoints")):
+    if has_checkpoint(workdir):
         raise UserError(f"'{workdir}' already holds a run; choose another --workdir")
     if config.task == "classification":
         experiment, state, report = _classifier(source, config, class_names, given)
@@ -81,10 +81,7 @@ def import_weights(
         what = f"{config.model.name} for {'-'.join(config.data.languages)}"
     else:
         raise UserError("only image classifiers and translators, which have no --classes, become run folders")
-    checkpoints = Checkpoints(workdir, config.best_metric)
-    checkpoints.save_weights(state)
-    checkpoints.close()
-    folder.write_description(workdir, experiment)
+    folder.save_weights(workdir, experiment, state)
     for line in report:
         print(line)
     print(f"{workdir}: {what}, from {source}")

@@ -7,11 +7,10 @@ which is what report.py shows; another checkpoint and each override have files o
 """
 
 import argparse
-import json
 
 from attnjax import cli
 from attnjax.errors import UserError
-from attnjax.files import write_atomically, writing
+from attnjax.files import write_atomically, write_json, writing
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
     from attnjax.runs.folder import evaluation_path, open_run
     from attnjax.runs.initialise import with_overrides
 
-    trained = open_run(args.workdir, args.checkpoint)
+    trained = open_run(args.workdir, args.checkpoint, accept_changes=args.accept_changes)
     run = with_overrides(trained, args.workdir, args.overrides)
     overrides = {field: new for field, (_, new) in config_lib.changes(trained.config, run.config).items()}
     split = args.split or run.config.data.test
@@ -49,7 +48,7 @@ def main() -> None:
         with writing(args.workdir):
             for suffix, text in report.files.items():
                 write_atomically(path.with_name(f"{path.stem}.{suffix}"), text)
-            write_atomically(path, json.dumps(result, indent=2) + "\n")
+            write_json(path, result)
     finally:  # also where the folder cannot be written to
         print(*lines, sep="\n")
 

@@ -23,7 +23,7 @@ def main() -> None:
     from attnjax.data.images.folders import image_files
     from attnjax.runs.folder import open_run
 
-    run = open_run(args.workdir, args.checkpoint)
+    run = open_run(args.workdir, args.checkpoint, accept_changes=args.accept_changes)
     run.expect("classification")
     logits = jax.jit(run.objective.logits)
     images = [file for path in args.images for file in image_files(path)]

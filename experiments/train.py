@@ -19,12 +19,16 @@ def main() -> None:
     parser.add_argument("--dry_run", action="store_true", help="compile the step, print what it needs, train nothing")
     parser.add_argument("--target", help="with --dry_run: compile for h100:N, a100:N or a TPU slice like v5e:2x4")
     parser.add_argument("--profile", metavar="FIRST:LAST", help="write a trace of these steps to WORKDIR/profile")
+    parser.add_argument(
+        "--accept_changes", action="store_true", help="resume although config or data changed since the checkpoint"
+    )
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
     if not args.process:  # the first of several, or the only one
         print("reading config and data", flush=True)
     from attnjax import config
     from attnjax.runs import dry_run, loop
+    from attnjax.runs.description import read_config
     from attnjax.runs.profiling import Profile
     from attnjax.runs.targets import find_target
 
@@ -32,9 +36,9 @@ def main() -> None:
     if args.config:
         chosen = config.load(args.config, source=dict(args.overrides).get("data.source", ""))
     elif (args.workdir / "config.json").exists():
-        chosen = config.read(args.workdir / "config.json")
+        chosen = read_config(args.workdir, accept=args.accept_changes)
     else:
-        raise UserError(f"--config is needed: '{args.workdir}' holds no run to resume")
+        raise UserError(f"--config is needed: '{args.workdir}' has no config.json of a run to resume")
     config.override(chosen, args.overrides)
     if args.dry_run:
         target = find_target(args.target) if args.target else None
@@ -43,7 +47,8 @@ def main() -> None:
         raise UserError("--target is for --dry_run: nothing can be trained on hardware that is not here")
     else:
         profile = Profile.parse(args.profile, args.workdir) if args.profile else None
-        loop.train(chosen, args.workdir, profile=profile)
+        with distributed.ending_together():
+            loop.train(chosen, args.workdir, profile=profile, accept_changes=args.accept_changes)
 
 
 if __name__ == "__main__":

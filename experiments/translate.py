@@ -43,7 +43,7 @@ def main() -> None:
     from attnjax.reports import attention
     from attnjax.runs.folder import open_run
 
-    run = open_run(args.workdir, args.checkpoint)
+    run = open_run(args.workdir, args.checkpoint, accept_changes=args.accept_changes)
     run.expect("translation")
     options = cli.search_options(args, run.config)
     if args.attention:

@@ -49,13 +49,9 @@ def entry(monkeypatch, capsys):
 def untrained():
     """Returns untrained(experiment, workdir): makes a run folder of an experiment at step 0, and returns it opened."""
     from attnjax.runs import folder
-    from attnjax.runs.checkpoint import Checkpoints
 
     def make(experiment, workdir):
-        checkpoints = Checkpoints(workdir, experiment.config.best_metric)
-        checkpoints.save_weights(experiment.create_state())
-        checkpoints.close()
-        folder.write_description(workdir, experiment)
+        folder.save_weights(workdir, experiment, experiment.create_state())
         return folder.open_run(workdir)
 
     return make
@@ -112,15 +108,13 @@ def quick():
 
 @pytest.fixture(scope="session")
 def rows():
-    """Reads a run's numbers: rows(workdir, split="train") -> the split's rows of metrics.jsonl, but for times."""
+    """Reads a run's numbers: rows(workdir, split="train") -> the split's rows of metrics.jsonl, without times."""
+    left_out = ("_per_second", "seconds", "data_wait", "mfu", "peak_memory_gib", "crc32")
 
     def read(workdir, split="train"):
         found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         kept = [row for row in found if row["split"] == split]
-        return [
-            {name: x for name, x in row.items() if not name.endswith(("_per_second", "seconds", "data_wait"))}
-            for row in kept
-        ]
+        return [{name: x for name, x in row.items() if not name.endswith(left_out)} for row in kept]
 
     return read
 

@@ -19,11 +19,10 @@ from num2words import num2words
 from attnjax import config as config_lib
 from attnjax import models
 from attnjax.runs import folder, loop
-from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.compilation import CompiledStep
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.folder import open_run
 from attnjax.runs.initialise import initialise
-from attnjax.training.devices import Devices
 from tests.states import random_state
 
 CONFIG = Path(__file__).parent.parent / "configs" / "numwords_transformer.py"
@@ -135,20 +134,16 @@ def test_a_stopped_run_of_packed_rows_goes_on_to_the_same_bits(numbers, entry, t
     code, out, err = entry("train", *given, "--workdir", tmp_path / "whole")
     assert code == 0 and "new run, seed 0" in out, err
 
-    train_step, steps = Devices.train_step, []
+    take, steps = CompiledStep.__call__, []
 
-    def stopping(devices, step):
-        def count(*inputs):
-            steps.append(1)
-            if len(steps) == 3:
-                raise KeyboardInterrupt
-            return compiled(*inputs)
-
-        compiled = train_step(devices, step)
-        return count
+    def stopping(*inputs):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return take(*inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Devices, "train_step", stopping)
+        patch.setattr(CompiledStep, "__call__", stopping)
         assert entry("train", *given, "--workdir", tmp_path / "stopped")[0] == 130
     assert kept(tmp_path / "stopped") == [2]
     code, out, err = entry("train", *given, "--workdir", tmp_path / "stopped")
@@ -355,10 +350,7 @@ def test_entry_points_refuse_runs_of_another_task(trained, entry, tmp_path):
     config = config_lib.classification()
     config.model, config.data.image_size = models.fields("mlp", widths=(4,)), (2, 2)
     experiment = Experiment.classifier(config, ("a", "b"))
-    folder.write_description(tmp_path, experiment)
-    checkpoints = Checkpoints(tmp_path, "accuracy")
-    checkpoints.save_weights(random_state(experiment))
-    checkpoints.close()
+    folder.save_weights(tmp_path, experiment, random_state(experiment))
     for name, given, message in [
         ("translate", ["--workdir", tmp_path, "one"], "this is a run of classification, not of translation"),
         ("predict", ["--workdir", trained, "a.png"], "this is a run of translation, not of classification"),

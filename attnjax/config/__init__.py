@@ -3,10 +3,12 @@
 from attnjax.config.reading import (
     CADENCE_FIELDS,
     FREE_FIELDS,
+    TOLERANCE_FIELDS,
     changes,
     check,
     differences,
     flat,
+    from_json,
     load,
     load_sweep,
     override,
@@ -14,5 +16,6 @@ from attnjax.config.reading import (
     read,
     resolve,
     save,
+    to_json,
 )
 from attnjax.config.schema import DEFAULTS, captioning, classification, translation

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from attnjax import __version__, models
@@ -26,7 +27,9 @@ CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "
 # How and where the same model is computed: they change the weights by rounding, and scanned blocks draw other dropout.
 COMPUTING_FIELDS = ("parallel.*", "model.*remat", "model.*scan")  # * is any path
 VERSION_FIELD = "attnjax"  # of config.json
-FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS)  # those that may differ when a run is resumed
+# Whether a corrupt image ends a training or is left out of its batch; those before are the same either way.
+TOLERANCE_FIELDS = ("data.skip_corrupt",)
+FREE_FIELDS = (*CADENCE_FIELDS, *COMPUTING_FIELDS, *TOLERANCE_FIELDS)  # those that may differ when a run is resumed
 
 
 def load(spec: str, source: str = "") -> ConfigDict:
@@ -50,6 +53,7 @@ def load(spec: str, source: str = "") -> ConfigDict:
     if not isinstance(config, ConfigDict) or config.get("task") not in DEFAULTS:
         raise UserError(f"config '{path}' returns none of {', '.join(f'attnjax.config.{name}()' for name in DEFAULTS)}")
     _refuse_unknown(config, DEFAULTS[config.task](), f"config '{path}': config")
+    _make_plain(config)
     return config
 
 
@@ -60,6 +64,17 @@ def _refuse_unknown(config, known, where):
             raise UserError(f"{where} has no field '{name}', {nearest(name, known)}")
         if isinstance(value, ConfigDict) and name != "model":
             _refuse_unknown(value, known[name], f"{where}.{name}")
+
+
+def _make_plain(config):
+    """Replaces lists by tuples and NumPy's numbers by Python's, as they are read back from a run folder."""
+    with config.unlocked():
+        for name, value in list(config.items()):
+            if isinstance(value, ConfigDict):
+                _make_plain(value)
+            elif isinstance(value, list | np.generic):
+                del config[name]  # its type would be kept
+                config[name] = _plain(value)
 
 
 def load_sweep(spec: str) -> list[dict[str, Any]]:
@@ -166,7 +181,12 @@ def check(config: ConfigDict) -> None:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes a config as JSON, with the version of attnjax that wrote it."""
-    write_atomically(path, json.dumps({VERSION_FIELD: __version__} | resolve(config).to_dict(), indent=2) + "\n")
+    write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns the JSON object of a config, with the version of attnjax that wrote it."""
+    return {VERSION_FIELD: __version__} | resolve(config).to_dict()
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -179,30 +199,43 @@ def read(path: Path) -> ConfigDict:
 
     UserError if it is damaged, or another version of attnjax wrote it.
     """
-
-    def tuples(value):
-        if isinstance(value, dict):
-            return {key: tuples(item) for key, item in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
     try:
-        saved = tuples(json.loads(path.read_text()))
-        if (version := saved.pop(VERSION_FIELD, None)) != __version__:
-            writer = f"attnjax {version}" if version else "an unknown version of attnjax"
-            raise UserError(f"'{path}' was written by {writer}, which this one, {__version__}, cannot open")
-        config = DEFAULTS[saved["task"]]()
-        with config.unlocked():
-            config.update(saved)
-            config.model = _complete(config.model)
+        saved = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"'{path.parent}' is not a run folder: it has no config.json") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"'{path.parent}' is not a run folder: it has no {path.name}") from None
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged: {error}") from None
+    return from_json(saved, f"'{path}'")
+
+
+def from_json(saved: dict[str, Any], place: str) -> ConfigDict:
+    """Returns the config of `to_json`, read from `place`; errors as in `read`."""
     try:
+        fields = _plain(saved)
+        if (version := fields.pop(VERSION_FIELD, None)) != __version__:
+            writer = f"attnjax {version}" if version else "an unknown version of attnjax"
+            raise UserError(f"it was written by {writer}, which this one, {__version__}, cannot open")
+        config = DEFAULTS[fields["task"]]()
+        with config.unlocked():
+            config.update(fields)
+            config.model = _complete(config.model)
         check(config)
     except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+        raise UserError(f"{place}: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{place} is damaged: {error}") from None
     return config
+
+
+def _plain(value):
+    """Returns a value of a config as JSON can keep it, but for tuples, which are there in place of lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _complete(model):
@@ -221,7 +254,7 @@ def _flat(config, prefix=""):
         if isinstance(value, ConfigDict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield prefix + key, _plain(value)
 
 
 def changes(old: ConfigDict, new: ConfigDict, free: Iterable[str] = FREE_FIELDS) -> dict[str, tuple[Any, Any]]:

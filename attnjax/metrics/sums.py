@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from attnjax.errors import UserError
+
 # Metric name -> (sum, weight), both scalars: they add, and the mean is sum / weight.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -20,8 +22,10 @@ def add(total: Metrics | None, metrics: Metrics) -> Metrics:
 
 
 def mean_over(eval_step: Callable[[Any, dict], Metrics], variables: Any, batches: Iterable[dict]) -> dict[str, float]:
-    """Returns the mean of each metric over all examples of `batches`, each counted once."""
+    """Returns the mean of each metric over all examples of `batches`, each counted once; UserError without any."""
     total: Metrics | None = None
     for batch in batches:
         total = add(total, eval_step(variables, batch))
-    return means(total or {})
+    if total is None or not any(weight for _, weight in jax.device_get(total).values()):
+        raise UserError("nothing to measure: not one example could be read")
+    return means(total)

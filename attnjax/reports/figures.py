@@ -60,7 +60,10 @@ def learning_curve(workdir: Path) -> Figure:
 
     Training is shown by its plain loss, without smoothing and mixing, where the run logged it: `nll`.
     """
-    rows = read_rows(workdir, [])
+    damage: list[str] = []
+    rows = read_rows(workdir, damage, complete=True)
+    if damage:
+        raise UserError(damage[0])
     if not rows:
         raise UserError(f"'{workdir}' has no metrics.jsonl: nothing was trained here")
     others = {name for row in rows if row["split"] == "validation" for name in row if name not in _NOT_PLOTTED}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnjax import config as config_lib
+from attnjax.runs.description import read_config
 from attnjax.runs.records import read_record, read_rows, read_summary
 
 LOWER_IS_BETTER = ("loss",)
@@ -46,8 +47,8 @@ def read_run(path: Path, folder: Path, damage: list[str]) -> RunResult:
 
     UserError if that is its config.
     """
-    config = config_lib.read(path / "config.json")
-    rows, metric, known = read_rows(path, damage), config.best_metric, len(damage)
+    config = read_config(path)
+    rows, metric, known = read_rows(path, damage, complete=True), config.best_metric, len(damage)
     summary = read_summary(path, damage)
     values = [row[metric] for row in rows if row["split"] == "validation" and math.isfinite(row.get(metric, math.nan))]
     metrics = {f"validation {metric}": max(values, key=lambda value: score(metric, value))} if values else {}

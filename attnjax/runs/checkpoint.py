@@ -1,12 +1,12 @@
-"""Orbax checkpoints of the training state together with the data iterator, each with checksums."""
+"""Saving checkpoints: the training state, the data iterator and the run's record, each file with a checksum."""
 
 import contextlib
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -14,36 +14,24 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from attnjax.errors import UserError, WriteError
 from attnjax.files import reason, writing
 from attnjax.runs import checksums
+from attnjax.runs.reader import REPLACED, CheckpointReader, step_folders
 from attnjax.training.state import TrainState
 
-AVERAGE = "average"
-DAMAGED = "damaged"
-
-# In checkpoints/, where a step is moved before it is deleted: a stop in the middle leaves no partial checkpoint behind.
-_OLD = ".old"
+# In checkpoints/, so that nothing is moved to another disk. Orbax moves a step to the first before deleting it: a stop
+# in the middle leaves no partial checkpoint behind.
+_OLD, DAMAGED = ".old", "damaged"
 
 # What Orbax and TensorStore raise when a file cannot be written or read.
 _FAILURES = (OSError, ValueError, RuntimeError)
 
 
-def has_checkpoint(workdir: Path) -> bool:
-    """Returns whether a run folder holds a checkpoint, intact or not; interrupted saves do not count."""
-    return bool(_step_folders(workdir / "checkpoints"))
-
-
-def _step_folders(folder: Path) -> list[Path]:
-    """Returns the checkpoint folders, the latest last."""
-    paths = folder.glob("*") if folder.is_dir() else ()
-    return sorted((path for path in paths if path.name.isdigit() and path.is_dir()), key=lambda path: int(path.name))
-
-
 def set_aside_damaged(workdir: Path) -> list[str]:
-    """Reads all checkpoints, moves the damaged ones to `damaged/`, and returns a line on each.
+    """Reads all checkpoints, moves the damaged ones to `checkpoints/damaged/`, and returns a line on each.
 
     Raises UserError, and moves nothing, if there are checkpoints but none of them is intact.
     """
     folder = workdir / "checkpoints"
-    steps = _step_folders(folder)
+    steps = step_folders(folder)
     found = {path: damage for path in steps if (damage := checksums.damage(path))}
     if steps and len(found) == len(steps):
         listed = "; ".join(f"{path.name}: {damage}" for path, damage in found.items())
@@ -54,7 +42,7 @@ def set_aside_damaged(workdir: Path) -> list[str]:
     _synchronize("damage is known")
     lines = []
     for path, damage in found.items():
-        target = _free_name(workdir / DAMAGED / path.name)
+        target = _free_name(folder / DAMAGED / path.name)
         if jax.process_index() == 0:
             with writing(workdir):
                 target.parent.mkdir(exist_ok=True)
@@ -75,75 +63,34 @@ def _synchronize(name):
         multihost_utils.sync_global_devices(name)
 
 
-def check_keep(keep: int) -> None:
-    """Raises UserError if a run would not keep any checkpoint."""
-    if keep < 1:
-        raise UserError(f"keep_checkpoints={keep}: it should be 1 or more")
+class Checkpoints(CheckpointReader):
+    """The checkpoints of one run folder, opened to save more: the `keep` latest are kept, and the best.
 
-
-class Checkpoints:
-    """The checkpoints of one run folder: the `keep` latest, and the best by the validation metric `best_metric`.
-
-    The best has the lowest "loss", or the highest of any other metric. Opened for training, damaged checkpoints are set
-    aside, and `damage` has a line on each. Opened `read_only`, nothing is moved: checkpoints without checksums are
-    ignored, and `restore` raises UserError for a damaged one.
+    Damaged checkpoints are set aside first, and `damage` has a line on each.
     """
 
-    def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1, read_only: bool = False):
-        check_keep(keep)
-        self.folder = Path(workdir).resolve() / "checkpoints"
-        if read_only and not self.folder.is_dir():
-            raise UserError(f"'{workdir}' has no checkpoints yet")
-        self._keep = keep
-        self._read_only = read_only
+    def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1):
+        super().__init__(workdir, best_metric, keep=keep)
         self._saving = None
-        self.damage = [] if read_only else set_aside_damaged(self.folder.parent)
+        self._restore_replaced()
+        self.damage = set_aside_damaged(self.folder.parent)
 
         def score(metrics):
-            return -metrics[best_metric] if best_metric == "loss" else metrics[best_metric]
+            found = self.score(metrics)
+            return -math.inf if found is None else found
 
-        self._score = score
         best = policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
             best_fn=score,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
+            cleanup_tmp_directories=True,
             todelete_subdir=_OLD,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        try:
-            with writing(self.folder):
-                self._manager = ocp.CheckpointManager(self.folder, options=options)
-        except ValueError:  # Orbax reads the metrics of all steps
-            for path in _step_folders(self.folder):
-                self._check(path)
-            raise
-        if not read_only:
-            self._inode = self.folder.stat().st_ino
-            self._delete_old()
-
-    def _steps(self):
-        """Returns the steps of the checkpoints, ascending."""
-        steps = self._manager.all_steps()
-        return sorted(step for step in steps if not self._read_only or checksums.is_sealed(self._path(step)))
-
-    def _path(self, step):
-        return self.folder / str(step)
-
-    @property
-    def latest(self) -> int | None:
-        return max(self._steps(), default=None)
-
-    @property
-    def best(self) -> int | None:
-        """The step with the best validation (the latest among equals); None if none was validated."""
-        scores = [(self._score(metrics), step) for step in self._steps() if (metrics := self.metrics(step))]
-        return max(scores)[1] if scores else None
-
-    def metrics(self, step: int) -> dict[str, float] | None:
-        """Returns the validation metrics saved with a step; None if it was not validated."""
-        return self._manager.metrics(step)
+        with writing(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._inode = self.folder.stat().st_ino
+        self._delete_old()
 
     def save(
         self,
@@ -151,28 +98,31 @@ class Checkpoints:
         state: TrainState,
         data_iterator,
         metrics: dict[str, float] | None,
-        sums: dict[str, list[float]] | None = None,
+        record: dict[str, Any] | None = None,
     ) -> None:
         """Saves in the background; `metrics` are the validation metrics at this step, if it was validated.
 
         The state of the data iterator counts global batches: it is saved once, and restored by any number of
-        processes. `sums` are those of metrics since the last log line. WriteError if the checkpoint cannot be written,
-        or the save before this one failed.
+        processes. `record` is what `CheckpointReader.record` returns. A step that was saved before is replaced.
+        WriteError if the checkpoint cannot be written, or the save before this one failed.
         """
-        items = {"data": ocp.args.JsonSave(data_iterator.get_state()), "sums": ocp.args.JsonSave(sums or {})}
-        self._save(step, state, metrics, **items)
+        self._save(step, state, metrics, record, data=ocp.args.JsonSave(data_iterator.get_state()))
 
-    def save_weights(self, state: TrainState) -> None:
+    def save_weights(self, state: TrainState, record: dict[str, Any] | None = None) -> None:
         """Saves a state without a data iterator, as of converted weights, at its step."""
-        self._save(int(state.step), state, None)
+        self._save(int(state.step), state, None, record)
 
-    def _save(self, step, state, metrics, **items):
+    def _save(self, step, state, metrics, record, **items):
         self.wait()
         self._delete_old()
         if self._gone():  # Orbax would create it again, without the earlier checkpoints
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
+        if step in self.steps():
+            self._set_aside(step)
         self._saving = step
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), **items)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record or {}), **items)
+        # A validation that is not finite cannot be the best: it is in the log alone.
+        metrics = None if self.score(metrics) is None else metrics
         with self._failing():
             saved = self._manager.save(step, args=items, metrics=metrics)
         if not saved:
@@ -181,15 +131,30 @@ class Checkpoints:
     def _seal(self):
         """Writes checksums into the folder that Orbax is about to rename: no checkpoint ever exists without them."""
         (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
-        checksums.seal(folder)
+        checksums.seal(folder, self._saving)
 
     def _gone(self):
         """Returns whether the folder was removed or replaced: Orbax creates missing parents silently."""
         return not self.folder.is_dir() or self.folder.stat().st_ino != self._inode
 
+    def _set_aside(self, step):
+        """Makes room for a step to be saved again; until it is, a stop brings the old one back."""
+        if jax.process_index() == 0:
+            with writing(self.folder):
+                self.path(step).rename(self.folder / f"{REPLACED}{step}")
+        _synchronize("the step is set aside")
+        self._manager.reload()
+
+    def _restore_replaced(self):
+        for path in self.folder.glob(f"{REPLACED}*") if jax.process_index() == 0 else ():
+            if not (step := self.folder / path.name.removeprefix(REPLACED)).exists():
+                with writing(self.folder):
+                    path.rename(step)
+
     def _delete_old(self):
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder / _OLD, ignore_errors=True)
+            for path in (self.folder / _OLD, *self.folder.glob(f"{REPLACED}*")):
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _failing(self):
@@ -202,86 +167,22 @@ class Checkpoints:
             why = "the folder is gone" if self._gone() else reason(error)
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': {why}") from error
 
-    def _check(self, path):
-        if damage := checksums.damage(path):
-            raise UserError(f"checkpoint {path.name} in '{self.folder}' is damaged: {damage}")
-
     def intact(self) -> list[int]:
         """Reads all checkpoints in the folder, and returns the steps of those that are intact."""
-        return [int(path.name) for path in _step_folders(self.folder) if not checksums.damage(path)]
-
-    def restore(self, step: int, like: TrainState, data_iterator=None) -> TrainState:
-        """Returns the state of a step, with the shapes of `like` (arrays or shapes); restores an iterator in place.
-
-        It has the shardings of `like`, or is on the first device if there are none; it does not matter on how many
-        devices it was saved.
-        """
-        if self._read_only:
-            self._check(self._path(step))
-        device = _everywhere() if jax.process_count() > 1 else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_mesh(x) or device), like)
-        items = {"state": ocp.args.StandardRestore(shapes)}
-        if data_iterator is not None:
-            items["data"] = ocp.args.JsonRestore()
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"checkpoint {step} in '{self.folder}' does not fit this config's model: {reason}"
-            ) from error
-        if data_iterator is not None:
-            data_iterator.set_state(restored["data"])
-        # Arrays that are not committed to a device can be used with any others.
-        return jax.tree.map(lambda x, old: x if _on_mesh(old) else jnp.array(np.asarray(x)), restored["state"], like)
-
-    def sums(self, step: int) -> dict[str, list[float]]:
-        """Returns the sums of metrics that were saved with a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(sums=ocp.args.JsonRestore()))["sums"]
-
-    def last(self) -> list[int]:
-        """Returns the steps of the `keep` latest checkpoints, the latest last."""
-        self.choose("latest")  # raises if there is none
-        return self._steps()[-self._keep :]
-
-    def choose(self, which: str) -> int:
-        """Returns the step of "best" (the latest where nothing was validated), "latest" or a number."""
-        steps = self._steps()
-        if not steps:
-            folders = _step_folders(self.folder)
-            torn = "".join(f"; {path.name} is incomplete: {checksums.damage(path)}" for path in folders)
-            raise UserError(f"'{self.folder}' holds no checkpoint{torn}")
-        if which == "best" and self.best is not None:
-            return self.best
-        if which in ("best", "latest"):
-            return steps[-1]
-        if not which.isdigit() or int(which) not in steps:
-            raise UserError(f"no checkpoint '{which}' in '{self.folder}'. Known: best, latest, {AVERAGE}, {steps}")
-        return int(which)
+        return [int(path.name) for path in step_folders(self.folder) if not checksums.damage(path)]
 
     def wait(self) -> None:
         """Waits for pending saves; WriteError if one failed."""
         with self._failing():
             self._manager.wait_until_finished()
         step, self._saving = self._saving, None
-        if step is not None and not checksums.is_sealed(self._path(step)):
+        if step is not None and not checksums.is_sealed(self.path(step)):
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
 
     def close(self) -> None:
         try:
-            if not self._read_only:
-                self.wait()
-                self._delete_old()
+            self.wait()
+            self._delete_old()
         finally:
             with contextlib.suppress(*_FAILURES):  # already reported by `wait`
                 self._manager.close()
-
-
-def _everywhere():
-    return jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), ("all",)), jax.sharding.PartitionSpec())
-
-
-def _on_mesh(x):
-    """Returns the sharding of an array on a mesh; None if it has none."""
-    sharding = getattr(x, "sharding", None)
-    return sharding if isinstance(sharding, jax.sharding.NamedSharding) else None

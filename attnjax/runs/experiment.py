@@ -14,6 +14,7 @@ from attnjax import config as config_lib
 from attnjax import models, tasks
 from attnjax.errors import UserError
 from attnjax.nn.kernels import resolve_precision
+from attnjax.runs.reader import has_checkpoint
 from attnjax.tasks import Task
 from attnjax.tasks.classification import ClassificationTask
 from attnjax.training import devices as devices_lib
@@ -39,7 +40,8 @@ class Experiment:
         config_lib.check(config)
         config.precision = resolve_precision(config.precision)
         devices = devices or make_devices(config)
-        task = tasks.for_training(config, devices, workdir)
+        # What an earlier start left in a folder without a checkpoint belongs to no run.
+        task = tasks.for_training(config, devices, workdir if has_checkpoint(workdir) else None)
         steps = config.steps or math.ceil(config.epochs * task.steps_per_epoch)
         if not 0 < steps < 2**31:
             raise UserError(

@@ -1,7 +1,6 @@
 """A run folder: config.json, the task's files, checkpoints, logs; enough to resume, evaluate or predict."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,17 @@ from ml_collections import ConfigDict
 
 from attnjax import config as config_lib
 from attnjax.errors import UserError
-from attnjax.files import write_atomically, writing
+from attnjax.files import check_name, write_json, writing
 from attnjax.formatting import file_name
-from attnjax.runs.checkpoint import AVERAGE, Checkpoints
+from attnjax.runs import description
+from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment, make_devices
-from attnjax.tasks import Task
+from attnjax.runs.reader import AVERAGE, CheckpointReader, Replaced
 from attnjax.training import devices as devices_lib
+from attnjax.training.state import TrainState
 
-CONFIG_FILE = "config.json"
-DATA_FILE = "data.json"
 SUMMARY_FILE = "summary.json"
-
-
-def write_description(workdir: Path, experiment: Experiment) -> None:
-    """Makes the run folder and writes everything but its checkpoints, config.json last: it marks a run folder.
-
-    data.json says which data the training began with; it is missing where no data was open.
-    """
-    if jax.process_index():
-        return
-    task = experiment.task
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        task.save(workdir)
-        if task.data.opened and not (workdir / DATA_FILE).exists():
-            write_atomically(workdir / DATA_FILE, json.dumps(task.fingerprint(), indent=2) + "\n")
-        config_lib.save(experiment.config, workdir / CONFIG_FILE)
+_ATTEMPTS = 10  # to read a checkpoint while a training replaces them
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
@@ -45,7 +29,7 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
     if jax.process_index():
         return
     with writing(workdir):
-        write_atomically(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+        write_json(workdir / SUMMARY_FILE, summary)
 
 
 def evaluation_path(
@@ -57,35 +41,12 @@ def evaluation_path(
     return workdir / f"evaluation_{file_name(key)}.json"
 
 
-def check_same_data(workdir: Path, task: Task) -> None:
-    """Raises UserError if the data are not those that the folder's run began with; names the first difference."""
-    path = workdir / DATA_FILE
-    if not path.exists():
-        return
-    try:
-        old = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' is damaged: {error}") from None
-    new = task.fingerprint()
-    for name in sorted(old.keys() | new.keys()):
-        # Any number of processes shares the same global batches.
-        if name != "processes" and old.get(name) != new.get(name):
-            raise UserError(
-                f"the data are not those that the run in '{workdir}' began with: {name}: {old.get(name)} -> "
-                f"{new.get(name)}. Bring them back, or use another --workdir"
-            )
-
-
-def check_same_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises UserError if the folder holds a run of another config; says how they differ."""
-    if not (workdir / CONFIG_FILE).exists():
-        return
-    if changed := config_lib.differences(config_lib.read(workdir / CONFIG_FILE), config):
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(
-            f"'{workdir}' holds a run of another config ({'; '.join(changed[:3])}{more}). "
-            f"Use another --workdir, or start from its weights by --config.init_from={workdir}"
-        )
+def save_weights(workdir: Path, experiment: Experiment, state: TrainState) -> None:
+    """Makes a run folder of weights that were not trained in it. The checkpoint comes last: without, it is no run."""
+    record = description.write_description(workdir, experiment)
+    checkpoints = Checkpoints(workdir, experiment.config.best_metric)
+    checkpoints.save_weights(state, record)
+    checkpoints.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,25 +85,37 @@ class Run:
             raise UserError(f"this is a run of {self.config.task}, not of {task}")
 
 
-def open_run(workdir: Path | str, checkpoint: str = "best") -> Run:
+def open_run(workdir: Path | str, checkpoint: str = "best", *, accept_changes: bool = False) -> Run:
     """Opens a run folder at a checkpoint: "best" by validation (else the latest), "latest", "average" or a step.
 
     "average" has the mean weights of the last `config.keep_checkpoints`, and the step of the latest. Where there are
-    not as many devices as the run was trained on, it is data parallel over those there are.
+    not as many devices as the run was trained on, it is data parallel over those there are. UserError if config.json
+    or the task's files are not what the checkpoint was trained with, unless `accept_changes`.
     """
     workdir = Path(workdir)
+    check_name(workdir)
     if not workdir.is_dir():
         raise UserError(f"no run folder '{workdir}'")
-    config = config_lib.read(workdir / CONFIG_FILE)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _open(workdir, checkpoint, accept_changes)
+        except Replaced as error:
+            if attempt == _ATTEMPTS - 1:
+                raise UserError(f"{error}: try again, or let the run keep more (keep_checkpoints)") from None
+    raise AssertionError
+
+
+def _open(workdir, checkpoint, accept_changes):
+    config = config_lib.read(workdir / description.CONFIG_FILE)
+    reader = CheckpointReader(workdir, config.best_metric, keep=config.keep_checkpoints)
+    steps = reader.last() if checkpoint == AVERAGE else [reader.choose(checkpoint)]
+    if not accept_changes:
+        description.check_unchanged(reader.record(steps[-1]), workdir, config)
     try:
         devices = make_devices(config)
     except UserError:
         devices = devices_lib.make()
     experiment = Experiment.from_run(config, workdir, devices=devices)
-    checkpoints = Checkpoints(workdir, config.best_metric, keep=config.keep_checkpoints, read_only=True)
-    steps = checkpoints.last() if checkpoint == AVERAGE else [checkpoints.choose(checkpoint)]
-    like = experiment.state_shapes()
-    states = [checkpoints.restore(step, like) for step in steps]
-    checkpoints.close()
+    states = [reader.restore(step, experiment.state_shapes()) for step in steps]
     params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(state.eval_params for state in states))
     return Run(experiment, steps[-1], params, states[-1].model_state)

@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
@@ -17,24 +19,49 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from attnjax.files import write_atomically, writing
+from attnjax.files import with_checksum, write_atomically, writing
 from attnjax.formatting import clock
 
 ROWS_FILE = "metrics.jsonl"
 
 
-def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics.jsonl, without an incomplete last one."""
-    path = workdir / ROWS_FILE
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def _line(row):
+    return json.dumps(with_checksum(row, ROWS_FILE)) + "\n"
 
 
-def _drop_later_rows(workdir, step):
-    """Removes the rows after `step`, which a resumed run writes again; returns the rest."""
-    rows = [row for row in read_rows(workdir) if row["step"] <= step]
-    write_atomically(workdir / ROWS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+def _restore_rows(workdir, rows):
+    """Writes the rows up to a checkpoint; returns whether the file did not begin with them."""
+    path, text = workdir / ROWS_FILE, "".join(map(_line, rows)).encode()
+    try:
+        found = path.read_bytes()
+    except OSError:
+        found = b""
+    write_atomically(path, text)
+    return not found.startswith(text)
+
+
+class _Output:
+    """stdout, whose end is not the training's: `train.py | head` goes on. train.log has all lines anyway."""
+
+    def __getattr__(self, name):
+        return getattr(sys.stdout, name)
+
+    def write(self, text):
+        try:
+            return sys.stdout.write(text)
+        except OSError:
+            self._discard()
+            return len(text)
+
+    def flush(self):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self):
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 class RunLog:
@@ -42,20 +69,25 @@ class RunLog:
 
     On a terminal a progress bar shows the latest metrics; elsewhere each row is a plain line. train.log gets all lines
     either way. Only the first of several processes writes. WriteError if a file cannot be written.
+
+    rows: those that the checkpoint of step `start` recorded, with which metrics.jsonl begins. `restored` says whether
+    it had others up to there.
     """
 
-    def __init__(self, workdir: Path, start: int, steps: int):
+    def __init__(self, workdir: Path, start: int, steps: int, rows: Sequence[dict[str, Any]] = ()):
         first = jax.process_index() == 0
-        self.console = Console(highlight=False, quiet=not first)
+        self.rows = list(rows)
+        self.console = Console(highlight=False, quiet=not first, file=cast(TextIO, _Output()))
         self._progress = None
         self._first: tuple[float, int] | None = None  # time and step of the first line
         self._steps = steps
         self._workdir = workdir
         with writing(workdir):
-            rows = _drop_later_rows(workdir, start) if first else []
+            self.restored = first and _restore_rows(workdir, self.rows)
             self._began = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
             self._jsonl = (workdir / ROWS_FILE if first else Path(os.devnull)).open("a", buffering=1)
-            self._file = (workdir / "train.log" if first else Path(os.devnull)).open("a", buffering=1)
+            log = workdir / "train.log" if first else Path(os.devnull)
+            self._file = log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
             self._events = _events(workdir / "tensorboard", start) if first else None
         if first and self.console.is_terminal:
             columns = [
@@ -68,6 +100,10 @@ class RunLog:
             self._progress = Progress(*columns, console=self.console)
             self._bar = self._progress.add_task("compiling", total=steps, completed=start)
             self._progress.start()
+
+    def has(self, split: str, step: int) -> bool:
+        """Returns whether the metrics of a split were written after a step."""
+        return any(row["step"] == step and row["split"] == split for row in self.rows)
 
     def message(self, text: str) -> None:
         """Prints a line, and writes it to train.log."""
@@ -96,8 +132,9 @@ class RunLog:
         if self._events is None:
             return
         seconds = round(time.perf_counter() - self._began, 2)
+        self.rows.append({"step": step, "split": split, **values, "seconds": seconds})
         with writing(self._workdir):
-            self._jsonl.write(json.dumps({"step": step, "split": split, **values, "seconds": seconds}) + "\n")
+            self._jsonl.write(_line(self.rows[-1]))
             for name, value in values.items():
                 event = Event(wall_time=time.time(), step=step, summary=scalar(f"{split}/{name}", value))
                 self._events.write_event(event)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from attnjax.errors import Diverged
+from attnjax.errors import Diverged, UserError
 from attnjax.metrics import sums as sums_lib
 from attnjax.metrics.sums import Metrics
 from attnjax.runs.log import RunLog
@@ -69,8 +69,10 @@ class Monitor:
         self._clock = None if self._total else time.perf_counter()
 
     def _check_finite(self, step, batch, metrics):
-        names = ("loss", "gradient_norm", "learning_rate")
-        loss, norm, rate = (total / max(weight, 1e-9) for total, weight in jax.device_get([metrics[n] for n in names]))
+        sums = jax.device_get([metrics[name] for name in ("loss", "gradient_norm", "learning_rate")])
+        if not sums[0][1]:
+            raise UserError(f"step {step:,}: none of the examples of its batch could be read")
+        loss, norm, rate = (total / max(weight, 1e-9) for total, weight in sums)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(
                 f"step {step:,} diverged: loss {loss:g}, gradient norm {norm:g}, learning rate {rate:g}; its batch is "

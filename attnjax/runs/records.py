@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attnjax.files import parse_checked
 from attnjax.runs.folder import SUMMARY_FILE
 from attnjax.runs.log import ROWS_FILE
+from attnjax.runs.reader import latest_record
 
 _SUMMARY = {"steps": int, "parameters": int, "finished": bool}
 
@@ -17,14 +19,11 @@ def read_record(path: Path, fields: Mapping[str, type], damage: list[str]) -> di
     {} if the file is missing, or damaged, which adds a line to `damage`.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_checked(path.read_bytes(), path.name)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         damage.append(f"'{path}' is damaged: {error}")
-        return {}
-    if not isinstance(found, dict):
-        damage.append(f"'{path}' is damaged: it is no JSON object")
         return {}
     for name, kind in fields.items():
         if name in found and type(found[name]) is not kind:
@@ -38,24 +37,26 @@ def read_summary(workdir: Path, damage: list[str]) -> dict[str, Any]:
     return read_record(workdir / SUMMARY_FILE, _SUMMARY, damage)
 
 
-def read_rows(workdir: Path, damage: list[str]) -> list[dict[str, Any]]:
+def read_rows(workdir: Path, damage: list[str], *, complete: bool = False) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl that can be read; a line on the others is added to `damage`.
 
-    A last line without its end is not damage: the run may be writing it.
+    With `complete`, also one where rows are missing that the latest checkpoint recorded. A last line without its end
+    is not damage: the run may be writing it.
     """
-    path, rows, bad = workdir / ROWS_FILE, [], []
+    path, bad = workdir / ROWS_FILE, []
+    rows: list[dict[str, Any]] = []
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
-        return []
+        lines = []
     except OSError as error:
         damage.append(f"'{path}' cannot be read: {error.strerror}")
         return []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_checked(line, ROWS_FILE)
         except (ValueError, RecursionError):
-            row = None
+            row = {}
         if _is_row(row):
             rows.append(row)
         else:
@@ -64,11 +65,14 @@ def read_rows(workdir: Path, damage: list[str]) -> list[dict[str, Any]]:
         damage.append(
             f"'{path}' is damaged: {len(bad)} of {len(lines)} lines cannot be read, the first is line {bad[0]}"
         )
+    recorded = (latest_record(workdir) or {}).get("rows", []) if complete else []
+    if not bad and json.dumps(rows[: len(recorded)]) != json.dumps(recorded):
+        damage.append(f"'{path}' is damaged: rows of the run are missing; resuming it restores them")
     return rows
 
 
 def _is_row(row):
     """Whether this is a step, a split, and numbers."""
-    if not isinstance(row, dict) or type(row.get("step")) is not int or not isinstance(row.get("split"), str):
+    if type(row.get("step")) is not int or not isinstance(row.get("split"), str):
         return False
     return all(type(value) in (int, float) for name, value in row.items() if name != "split")

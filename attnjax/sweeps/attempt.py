@@ -12,7 +12,7 @@ from attnjax.sweeps.trials import Sweep, Trial
 
 MAX_KILLS = 3  # consecutive SIGKILLs without a step in between, before the trial counts as failed
 # Exit codes of a process that was asked to stop. Outside its training loop it dies of the signal itself.
-_STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT) for code in (128 + number, -number)}
+_STOPPED = {code for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) for code in (128 + number, -number)}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

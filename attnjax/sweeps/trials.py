@@ -18,7 +18,8 @@ from attnjax import config as config_lib
 from attnjax.errors import UserError
 from attnjax.files import write_atomically, writing
 from attnjax.formatting import MAX_FILE_NAME, short_names
-from attnjax.runs.folder import CONFIG_FILE, evaluation_path
+from attnjax.runs.description import CONFIG_FILE
+from attnjax.runs.folder import evaluation_path
 from attnjax.runs.records import read_record, read_rows, read_summary
 from attnjax.sweeps import Overrides
 

@@ -46,8 +46,8 @@ class Task(Protocol):
     @property
     def example(self) -> Shapes: ...
 
-    def save(self, workdir: Path) -> None:
-        """Writes what `from_run` needs beside config.json."""
+    def save(self, workdir: Path) -> list[Path]:
+        """Writes what `from_run` needs beside config.json, and returns those files."""
 
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model for Hugging Face's transformers; returns the classes that read it."""
@@ -82,8 +82,11 @@ TASKS: dict[str, type[ClassificationTask] | type[TranslationTask] | type[Caption
 }
 
 
-def for_training(config: ConfigDict, devices: Devices, workdir: Path) -> Task:
-    """Returns the task of a config with its data open; UserError where data or model are missing or do not fit."""
+def for_training(config: ConfigDict, devices: Devices, workdir: Path | None) -> Task:
+    """Returns the task of a config with its data open; UserError where data or model are missing or do not fit.
+
+    workdir: the run folder of a training that is resumed; None for a new one.
+    """
     return TASKS[config.task].for_training(config, devices, workdir)
 
 

@@ -54,7 +54,7 @@ class CaptioningTask(TextTask):
     training: TrainingPairs | None = None
 
     @classmethod
-    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "CaptioningTask":
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path | None) -> "CaptioningTask":
         data = _splits(config.data).for_training()
         pairs, _ = data.train.pairs()
         vocabulary = run_vocabulary(config, workdir, pairs)

@@ -49,7 +49,7 @@ class ClassificationTask:
     shown: ClassVar[tuple[str, ...]] = ("image",)
 
     @classmethod
-    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "ClassificationTask":
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path | None) -> "ClassificationTask":
         del workdir
         check_batch_size(devices, "batch_size", config.batch_size, config.accumulate)
         check_batch_size(devices, "eval_batch_size", config.eval_batch_size)
@@ -88,8 +88,9 @@ class ClassificationTask:
             seed=config.seed,
         )
 
-    def save(self, workdir: Path) -> None:
+    def save(self, workdir: Path) -> list[Path]:
         write_atomically(workdir / CLASSES_FILE, json.dumps(self.classes) + "\n")
+        return [workdir / CLASSES_FILE]
 
     def export(self, folder: Path, params: Any) -> str:
         """Writes the model with `params` for Hugging Face's transformers; returns the classes that read it."""

@@ -26,11 +26,11 @@ from attnjax.training.step import make_eval_step
 VOCABULARY_FOLDER = "vocabulary"
 
 
-def run_vocabulary(config: ConfigDict, workdir: Path, pairs: PairSource) -> Vocabulary:
-    """Returns the run folder's vocabulary, else that of the run it starts from, else one learned from `pairs`."""
-    for folder in (workdir, Path(config.init_from or workdir)):
-        if (folder / VOCABULARY_FOLDER).is_dir():
-            return load_vocabulary(folder / VOCABULARY_FOLDER)
+def run_vocabulary(config: ConfigDict, workdir: Path | None, pairs: PairSource) -> Vocabulary:
+    """Returns the vocabulary of a resumed run, else that of the run it starts from, else one learned from `pairs`."""
+    for folder in (workdir, config.init_from):
+        if folder and (Path(folder) / VOCABULARY_FOLDER).is_dir():
+            return load_vocabulary(Path(folder) / VOCABULARY_FOLDER)
     return train_vocabulary(pairs.source, pairs.target, **config.data.vocabulary)
 
 
@@ -106,8 +106,8 @@ class TextTask:
 
     unit: ClassVar[str] = "tokens"
 
-    def save(self, workdir: Path) -> None:
-        save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
+    def save(self, workdir: Path) -> list[Path]:
+        return save_vocabulary(self.vocabulary, workdir / VOCABULARY_FOLDER)
 
     @property
     def limit(self) -> int:

@@ -42,7 +42,7 @@ class TranslationTask(TextTask):
     shown: ClassVar[tuple[str, ...]] = ("source", "target")
 
     @classmethod
-    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path) -> "TranslationTask":
+    def for_training(cls, config: ConfigDict, devices: Devices, workdir: Path | None) -> "TranslationTask":
         data = _splits(config.data).for_training()
         vocabulary = run_vocabulary(config, workdir, data.train)
         task = dataclasses.replace(

@@ -160,3 +160,20 @@ def test_a_wrong_sweep_is_named(tmp_path, body, message):
     (tmp_path / "c.py").write_text(f"from attnjax import sweeps\ndef sweep():\n    {body}\n")
     with pytest.raises(UserError, match=message):
         config_lib.load_sweep(str(tmp_path / "c.py"))
+
+
+def test_lists_and_numpys_numbers_are_read_back_as_they_were(tmp_path):
+    """So that a config that has them can be resumed by its own command."""
+    file = tmp_path / "lists.py"
+    file.write_text(
+        "import numpy as np\nfrom attnjax import config as config_lib, models\n"
+        "def get_config():\n"
+        "    config = config_lib.classification()\n"
+        "    config.model = models.fields('mlp', widths=[2, 2], dropout=np.float32(0.5))\n"
+        "    config.data.image_size = [8, 8]\n"
+        "    return config\n"
+    )
+    config = config_lib.load(str(file))
+    config_lib.save(config, tmp_path / "config.json")
+    assert config_lib.differences(config_lib.read(tmp_path / "config.json"), config) == []
+    assert config.model.widths == (2, 2) and config.data.image_size == (8, 8)

@@ -10,7 +10,6 @@ from attnjax.data.builders import symbols
 from attnjax.reports import figures
 from attnjax.reports.lengths import Bucket, by_length
 from attnjax.runs import folder as folder_lib
-from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.tasks.translation import Candidate, TranslationTask
 from tests.states import random_state
@@ -50,11 +49,7 @@ def run_folder(tmp_path_factory):
         config.data.data_dir, config.model.width = str(tmp_path_factory.mktemp("tfds")), 8
         folder = tmp_path_factory.mktemp("runs") / "hand_made"
         experiment = Experiment.from_config(config, folder)
-        folder_lib.write_description(folder, experiment)
-        checkpoints = Checkpoints(folder, config.best_metric)
-        checkpoints.save(1, random_state(experiment), experiment.task.batches(), None)
-        checkpoints.wait()
-        checkpoints.close()
+        folder_lib.save_weights(folder, experiment, random_state(experiment))
     return folder
 
 

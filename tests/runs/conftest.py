@@ -30,8 +30,8 @@ def digits_config(**changes):
 def digits(quick):
     """Returns digits(workdir, **fields): trains, with fields of the config or of its optimizer changed."""
 
-    def train(workdir, **changes):
-        loop.train(digits_config(**changes), workdir)
+    def train(workdir, accept_changes=False, **changes):
+        loop.train(digits_config(**changes), workdir, accept_changes=accept_changes)
         return workdir
 
     return train

@@ -11,7 +11,6 @@ from attnjax.data.text.vocabulary import train_vocabulary
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder
-from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment, make_devices
 from attnjax.runs.initialise import initialise, load
 from attnjax.tasks.captioning import CaptioningTask
@@ -108,10 +107,7 @@ def run_folder(make_config, random_variables, tmp_path):
             ema=jax.tree.map(lambda x: x + 1, state.ema),
             model_state=jax.tree.map(lambda x: x + 2, state.model_state),
         )
-        checkpoints = Checkpoints(tmp_path / "run", "accuracy")
-        checkpoints.save_weights(state)
-        checkpoints.close()
-        folder.write_description(tmp_path / "run", Experiment.classifier(config, ("cat", "dog", "owl")))
+        folder.save_weights(tmp_path / "run", Experiment.classifier(config, ("cat", "dog", "owl")), state)
         return tmp_path / "run", state
 
     return make

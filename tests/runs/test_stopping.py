@@ -4,59 +4,67 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
-import jax
 import numpy as np
 import pytest
 
 from attnjax.errors import Diverged, UserError, WriteError
-from attnjax.runs import checksums
+from attnjax.runs import checksums, loop
 from attnjax.runs import folder as run
-from attnjax.runs.checkpoint import Checkpoints, has_checkpoint
+from attnjax.runs.checkpoint import Checkpoints
+from attnjax.runs.compilation import CompiledStep
 from attnjax.runs.locking import locked
 from attnjax.runs.log import RunLog
+from attnjax.runs.reader import has_checkpoint
 from attnjax.runs.stopping import watch_signals
-from attnjax.training.devices import Devices
+from attnjax.tasks.classification import ClassificationTask
+
+
+@pytest.fixture(autouse=True)
+def hang_up():
+    """SIGHUP as in a terminal, even if the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def signal_at(monkeypatch, step, *numbers):
     """Sends signals to this process while it takes a step."""
-    compiled = Devices.train_step
+    take = CompiledStep.__call__
 
-    def train_step(devices, function):
-        inner = compiled(devices, function)
+    def taken(compiled, state, batch):
+        if int(state.step) + 1 == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return take(compiled, state, batch)
 
-        def taken(state, batch):
-            if int(state.step) + 1 == step:
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-            return inner(state, batch)
-
-        return taken
-
-    monkeypatch.setattr(Devices, "train_step", train_step)
+    monkeypatch.setattr(CompiledStep, "__call__", taken)
 
 
 @pytest.mark.parametrize(
     ("step", "number", "code"),
-    [(3, signal.SIGTERM, 143), (6, signal.SIGINT, 130), (7, signal.SIGTERM, 143), (1, signal.SIGINT, 130)],
+    [
+        *((3, signal.SIGTERM, 143), (6, signal.SIGINT, 130), (7, signal.SIGTERM, 143), (1, signal.SIGINT, 130)),
+        *((4, signal.SIGHUP, 129), (12, signal.SIGTERM, 143)),
+    ],
 )
 def test_stopped_by_a_signal_it_resumes_as_if_it_had_not_been(
     step, number, code, digits, tmp_path, uninterrupted, assert_same_run, capsys
 ):
     workdir = tmp_path / "stopped"
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in signals]
     with pytest.MonkeyPatch.context() as patch:
         signal_at(patch, step, number, number)
         with pytest.raises(SystemExit) as stop:
             digits(workdir)
     assert stop.value.code == code
-    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert handlers == [signal.getsignal(number) for number in signals]
     out = capsys.readouterr().out
     assert f"stopped by {number.name} after step {step}, which is saved; to resume: " in out and str(workdir) in out
     digits(workdir)
@@ -80,10 +88,92 @@ def test_a_signal_while_saving_does_not_lose_the_save(digits, tmp_path, monkeypa
     assert run.open_run(tmp_path / "run", "latest").step == 5
 
 
-def test_a_signal_at_the_last_step_is_an_end(digits, tmp_path, monkeypatch):
-    signal_at(monkeypatch, 12, signal.SIGTERM)
-    digits(tmp_path / "run")
-    assert run.open_run(tmp_path / "run", "latest").step == 12
+def test_a_signal_during_a_validation_saves_before_it(
+    digits, tmp_path, monkeypatch, uninterrupted, assert_same_run, capsys
+):
+    """Also where that is the resumed run's first act."""
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+
+        def long(task, variables):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+        patch.setattr(ClassificationTask, "validate", long)
+        for _ in range(2):
+            with pytest.raises(SystemExit) as stop:
+                digits(workdir)
+            assert stop.value.code == 143
+            assert "stopped by SIGTERM after step 6, which is saved" in capsys.readouterr().out
+    digits(workdir)
+    assert_same_run(uninterrupted, workdir)
+    assert not list((workdir / "checkpoints").glob(".*"))
+
+
+def test_a_kill_while_a_step_is_saved_again_does_not_lose_it(digits, tmp_path, uninterrupted, assert_same_run):
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, 6, signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            digits(workdir, keep_checkpoints=1)
+    (workdir / "checkpoints" / "6").rename(workdir / "checkpoints" / ".replaced-6")
+    with pytest.raises(UserError, match="another config"):
+        digits(workdir, learning_rate=0.5)
+    digits(workdir)
+    assert_same_run(uninterrupted, workdir)
+
+
+def test_a_signal_at_the_last_step_is_an_end_where_nothing_is_validated(uninterrupted, tmp_path, monkeypatch):
+    config = run.open_run(uninterrupted).config
+    config.data.validation, config.steps = "", 3
+    signal_at(monkeypatch, 3, signal.SIGTERM)
+    loop.train(config, tmp_path / "run")
+    assert run.open_run(tmp_path / "run", "latest").step == 3
+
+
+def test_a_second_ctrl_c_ends_what_the_first_does_not(monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with watch_signals(several=False) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a key held down
+        assert not ended
+        stop._received -= 60
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ended == [130]
+        assert stop.asked(1)  # and so it is being saved
+        os.kill(os.getpid(), signal.SIGINT)
+        assert ended == [130]
+    err = capfd.readouterr().err
+    assert "stopping after this step; another Ctrl-C ends at once" in err and "ended at once" in err
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with watch_signals(several=False) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_stdout_does_not_end_a_training(digits, tmp_path, monkeypatch, uninterrupted, assert_same_run):
+    """As `train.py | head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        digits(tmp_path / "[/y]")
+    assert_same_run(uninterrupted, tmp_path / "[/y]")
+    assert "validation, best checkpoint" in (tmp_path / "[/y]" / "train.log").read_text()
+
+
+def test_a_folder_name_that_is_not_text_is_refused(digits, tmp_path):
+    workdir = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"run folder, .*caf\\udce9', is not UTF-8"):
+        digits(workdir)
+    assert not workdir.exists()
 
 
 def test_signals_are_only_recorded():
@@ -125,27 +215,6 @@ def test_reading_takes_no_lock(uninterrupted):
         assert run.open_run(uninterrupted).step
 
 
-# The data
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "refused"),
-    [("train content", "0", True), ("seed", "7", True), ("transforms", "{}", True), ("processes", "4", False)],
-)
-def test_other_data_are_refused(name, value, refused, digits, uninterrupted, tmp_path):
-    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
-    found = json.loads((workdir / "data.json").read_text())
-    (workdir / "data.json").write_text(json.dumps(found | {name: value}))
-    if not refused:
-        digits(workdir)
-        return
-    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=f"{name}: {value} -> ") as error:
-        digits(workdir)
-    assert "\n" not in str(error.value)
-    assert before == {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
-
-
 # Divergence
 
 
@@ -165,18 +234,14 @@ def test_a_diverged_training_stops_and_keeps_the_batch(digits, tmp_path):
 
 
 def test_no_step_is_saved_before_it_is_known_to_be_finite(digits, tmp_path, monkeypatch):
-    compiled = Devices.train_step
+    take = CompiledStep.__call__
 
-    def train_step(devices, function):
-        def broken(state, batch):
-            state, metrics = function(state, batch)
-            bad = state.step == 6
-            norm, one = metrics["gradient_norm"]
-            return state, metrics | {"gradient_norm": (jax.numpy.where(bad, jax.numpy.nan, norm), one)}
+    def broken(compiled, state, batch):
+        state, metrics = take(compiled, state, batch)
+        norm, one = metrics["gradient_norm"]
+        return state, metrics | {"gradient_norm": (norm * (np.nan if int(state.step) == 6 else 1), one)}
 
-        return compiled(devices, broken)
-
-    monkeypatch.setattr(Devices, "train_step", train_step)
+    monkeypatch.setattr(CompiledStep, "__call__", broken)
     with pytest.raises(Diverged, match=r"step 6 diverged.*gradient norm nan.*of step 4"):
         digits(tmp_path)
     assert [path.name for path in tmp_path.glob("nonfinite*")] == ["nonfinite_step_6.npz"]
@@ -197,10 +262,10 @@ def test_a_folder_that_vanishes(saving, digits, tmp_path, monkeypatch):
     workdir, vanished = tmp_path / "run", threading.Event()
     save, seal = Checkpoints.save, checksums.seal
 
-    def sealing(folder):
-        if saving and folder.name.startswith("4."):
+    def sealing(folder, step):
+        if saving and step == 4:
             assert vanished.wait(60)
-        seal(folder)
+        seal(folder, step)
 
     def vanishing(self, step, *arguments):
         if step == 6:
@@ -225,7 +290,7 @@ def no_space(*_, **__):
 
 def test_a_full_disk_while_a_checkpoint_is_sealed(digits, tmp_path, monkeypatch, uninterrupted, assert_same_run):
     seal = checksums.seal
-    monkeypatch.setattr(checksums, "seal", lambda folder: no_space() if folder.name.startswith("6.") else seal(folder))
+    monkeypatch.setattr(checksums, "seal", lambda folder, step: no_space() if step == 6 else seal(folder, step))
     with pytest.raises(WriteError) as error:
         digits(tmp_path)
     assert_failed(error, "cannot save step 6", str(tmp_path), "No space left", "checkpoints are intact: 2, 4")

@@ -176,6 +176,17 @@ def test_stopped_by_a_signal(number, code, count, launch, uninterrupted, tmp_pat
     assert_same_run(uninterrupted(count), workdir, rows)
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_others_end_with_a_killed_process(killed, launch, tmp_path):
+    processes = launch(tmp_path / "run", *ARGUMENTS, count=2)
+    assert wait_for_step(processes, tmp_path / "run", 20), finish(processes)
+    processes[killed].kill()
+    out, _ = processes[1 - killed].communicate(timeout=120)
+    assert processes[1 - killed].returncode == 1
+    assert out.splitlines()[-1].startswith("error: another process ended or cannot be reached")
+    assert "Traceback" not in out and "terminate called" not in out
+
+
 # Damage
 
 
@@ -236,7 +247,7 @@ def test_damaged_checkpoints(launch, uninterrupted, tmp_path, rows, tally):
     codes, out = finish(processes)
     assert codes == [0], out
     found(out)
-    shutil.rmtree(workdir / "damaged")
+    shutil.rmtree(workdir / "checkpoints" / "damaged")
     assert_same_run(uninterrupted(), workdir, rows)
 
 

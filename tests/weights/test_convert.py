@@ -63,7 +63,7 @@ def test_positions_are_resized_and_classes_numbered(files, entry, tmp_path):
 
 def test_a_run_is_never_overwritten(files, entry, tmp_path):
     config, weights, _ = files
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("mine")
     code, _, err = entry("convert", weights, "--config", config, "--workdir", tmp_path / "run")
     assert (code, err) == (2, f"error: '{tmp_path}/run' already holds a run; choose another --workdir\n")

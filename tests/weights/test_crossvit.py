@@ -12,7 +12,6 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_positions
 from attnjax.runs import folder
-from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
 from attnjax.weights import crossvit, published
@@ -152,10 +151,7 @@ def test_a_run_initialises_another_image_size_and_dropout_but_not_another_model(
     config = make_config((16, 8), **one_stage)
     experiment = Experiment.classifier(config, CLASSES)
     old = random_state(experiment)
-    checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
-    checkpoints.save_weights(old)
-    checkpoints.close()
-    folder.write_description(tmp_path / "run", experiment)
+    folder.save_weights(tmp_path / "run", experiment, old)
     _, report = load(tmp_path / "run", make_config((16, 16), drop_path=0.1, kernel_std=0.0, **one_stage))
     assert report == [
         "positions resized 4x2 -> 4x4 (bicubic_antialias)",

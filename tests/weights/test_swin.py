@@ -12,7 +12,6 @@ from attnjax import models
 from attnjax.errors import UserError
 from attnjax.nn.positions import resize_grid, resize_positions
 from attnjax.runs import folder
-from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.experiment import Experiment
 from attnjax.runs.initialise import initialise
 from attnjax.tasks.classification import make_image_format
@@ -154,10 +153,7 @@ def test_a_run_initialises_another_window_but_not_another_model(tmp_path):
     config = make_config()
     experiment = Experiment.classifier(config, CLASSES)
     old = random_state(experiment)
-    checkpoints = Checkpoints(tmp_path / "run", config.best_metric)
-    checkpoints.save_weights(old)
-    checkpoints.close()
-    folder.write_description(tmp_path / "run", experiment)
+    folder.save_weights(tmp_path / "run", experiment, old)
     params, report = load(tmp_path / "run", make_config(window=4, shift_by="padding", drop_path=0.1))
     assert report == ["relative positions resized 5x5 -> 7x7 (bicubic)"]
     table = flatten_dict({"params": old.params}, sep="/")[TABLE]

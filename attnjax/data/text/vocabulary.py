@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -94,17 +93,19 @@ def train_vocabulary(
     return Vocabulary(of_source, _train(target, options, "the sentences of the target language"))
 
 
-def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, atomically, unless it exists already."""
-    if folder.is_dir():
-        return
-    unfinished = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+def save_vocabulary(vocabulary: Vocabulary, folder: Path) -> list[Path]:
+    """Writes `joint.model`, or `source.model` and `target.model`, to `folder`, and returns these files.
+
+    Each is written atomically. Those of another vocabulary are removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     names = ("joint",) if vocabulary.joint else ("source", "target")
-    for name, model in zip(names, (vocabulary.source, vocabulary.target), strict=False):
-        write_atomically(unfinished / f"{name}.model", model.serialized_model_proto())
-    unfinished.rename(folder)
+    files = [folder / f"{name}.model" for name in names]
+    for other in set(folder.glob("*.model")) - set(files):
+        other.unlink()
+    for file, model in zip(files, (vocabulary.source, vocabulary.target), strict=False):
+        write_atomically(file, model.serialized_model_proto())
+    return files
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:

@@ -108,11 +108,12 @@ def test_missing_and_damaged_vocabularies(tmp_path):
             load_vocabulary(tmp_path)
 
 
-def test_an_interrupted_save_leaves_nothing_behind(tmp_path):
-    (tmp_path / ".vocabulary.tmp").mkdir()
-    (tmp_path / ".vocabulary.tmp/source.model").touch()
-    save_vocabulary(vocabulary(), tmp_path / "vocabulary")
-    assert [path.name for path in tmp_path.glob("**/*") if path.is_file()] == ["joint.model"]
+def test_a_saved_vocabulary_replaces_what_was_there(tmp_path):
+    """What an interrupted save left, and the files of another vocabulary."""
+    (tmp_path / "source.model").touch()
+    (tmp_path / ".joint.model.tmp").write_text("half a model")
+    files = save_vocabulary(vocabulary(), tmp_path)
+    assert files == list(tmp_path.iterdir()) == [tmp_path / "joint.model"]
 
 
 # Sampling
