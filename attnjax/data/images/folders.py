@@ -159,7 +159,7 @@ def _check_files(files: list[PurePosixPath], names: list[str], place: str) -> No
             raise UserError(f"{place}: the name of image {str(file)!a} is not UTF-8: rename it")
     paths = {PurePosixPath(name) for name in names if not name.endswith("/")}
     if others := sorted(str(path) for path in paths.difference(files) if _visible(path)):
-        logging.warning("%s: %d files are not images in class folders, such as %s", place, len(others), others[0])
+        logging.warning("%s: %d files are not images in class folders, such as %a", place, len(others), others[0])
 
 
 def _of_split(files: list[PurePosixPath], split: str, place: str) -> dict[str, list[PurePosixPath]]:
