@@ -54,7 +54,7 @@ class BatchNorm(nn.Module):
         ]
         mean, var = (statistic.value for statistic in running)
         if train:
-            mean, var, moves = _statistics(x.astype(jnp.float32), _rows.get())
+            mean, var, moves = _statistics(x.astype(jnp.promote_types(x.dtype, jnp.float32)), _rows.get())
             for statistic, new in zip(running, (mean, var), strict=True):
                 moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * new
                 statistic.value = moved if moves is None else jnp.where(moves, moved, statistic.value)
@@ -74,7 +74,7 @@ def _statistics(x, rows):
     # Zeros for the other rows, and the mean over all rows times all / counting rows: with equal shares of the rows, the
     # devices need not exchange how many of theirs count.
     counts = rows.reshape(-1, *(1,) * (x.ndim - 1))
-    share = _mean(counts.astype(jnp.float32).reshape(-1, 1))
+    share = _mean(counts.astype(x.dtype).reshape(-1, 1))
     factor = 1 / jnp.maximum(share, 1e-9)
     mean = _mean(jnp.where(counts, x, 0)) * factor
     return mean, _mean(jnp.where(counts, jnp.square(x - mean), 0)) * factor, share > 0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnjax.nn.recurrent import Recurrent
+from attnjax.nn.recurrent import Recurrent, bidirectional
 
 torch = pytest.importorskip("torch")
 
@@ -38,13 +38,10 @@ def run_recurrent(cell, layers, params, x, mask):
     """Returns outputs, and the last states in torch's layout: arrays (layers * directions, B, STATES)."""
     states = []
     for layer in range(layers):
-        directions = [reverse for number, reverse in sorted(params) if number == layer]
-        outputs = []
-        for reverse in directions:
-            y, state = Recurrent(cell, STATES).apply({"params": params[layer, reverse]}, x, mask, reverse=reverse)
-            outputs.append(y)
-            states.append(state)
-        x = jnp.concatenate(outputs, -1)
+        weights = [params[direction] for direction in sorted(params) if direction[0] == layer]
+        bound = [Recurrent(cell, STATES).bind({"params": own}) for own in weights]
+        x, *last = bidirectional(*bound, x, mask) if len(bound) > 1 else bound[0](x, mask)
+        states += last
     return x, tuple(jnp.stack(arrays) for arrays in zip(*states, strict=True))
 
 
