@@ -63,7 +63,7 @@ def parse_checked(text: str | bytes, file: str) -> dict[str, Any]:
     """
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     written = data.pop(_CHECKSUM, None)
     if written is not None and written != _checksum(data, file):
         raise ValueError("its checksum differs")

@@ -138,7 +138,7 @@ def check(config: ConfigDict, fields: dict[str, Any], where: str = "") -> None:
 def check_model(model: ConfigDict, where: str) -> None:
     """Raises UserError for the first value of a model's fields that is not allowed.
 
-    A model of one's own may give any meaning to a name, so that its numbers need only be finite.
+    A user's own model may use these names for anything, so its numbers only have to be finite.
     """
     ours = MODELS.get(model.get("name"))
     for name, value in model.items():

@@ -62,7 +62,7 @@ def _recorded_config(record):
 
 
 def check_config(record: Mapping[str, Any], workdir: Path, config: ConfigDict, *, accept: bool) -> list[str]:
-    """Returns lines on how config and files differ from those of the checkpoint that a training goes on from.
+    """Returns lines on how config and files differ from those of the checkpoint that a training resumes from.
 
     UserError if they do, unless `accept`, but for fields that cannot change its weights.
     """
@@ -84,7 +84,7 @@ def _tolerated(old, new):
 
 
 def check_data(record: Mapping[str, Any], workdir: Path, new: Mapping[str, str], *, accept: bool) -> list[str]:
-    """Returns lines on how a `fingerprint` differs from that of the checkpoint that a training goes on from.
+    """Returns lines on how a `fingerprint` differs from that of the checkpoint that a training resumes from.
 
     UserError if they do, unless `accept`, or the contents alone differ and it ended at an example that it could not
     read, which is then taken as repaired.

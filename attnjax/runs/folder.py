@@ -42,7 +42,7 @@ def evaluation_path(
 
 
 def save_weights(workdir: Path, experiment: Experiment, state: TrainState) -> None:
-    """Makes a run folder of weights that were not trained in it. The checkpoint comes last: without, it is no run."""
+    """Makes a run folder of weights that were not trained in it; the checkpoint, which makes it a run, comes last."""
     record = description.write_description(workdir, experiment)
     checkpoints = Checkpoints(workdir, experiment.config.best_metric)
     checkpoints.save_weights(state, record)

@@ -41,7 +41,7 @@ def _restore_rows(workdir, rows):
 
 
 class _Output:
-    """stdout, whose end is not the training's: `train.py | head` goes on. train.log has all lines anyway."""
+    """stdout that may be closed without ending the training, as in `train.py | head`; train.log has all lines."""
 
     def __getattr__(self, name):
         return getattr(sys.stdout, name)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import shlex
 import time
@@ -144,16 +143,13 @@ class _Loop:
             return start
         if self.profile:
             self.profile.check(steps)
-        if not steps:
-            return None
-        with self._saving_if_unreadable(start, state, batches):
-            first = next(batches)
-        train_step, feed = self._compile(state, first), itertools.chain([first], batches)
+        train_step = None
         for step in steps:
             asked = time.perf_counter()
             with self._saving_if_unreadable(step - 1, state, batches):
-                batch = next(feed)
+                batch = next(batches)
             waited = time.perf_counter() - asked
+            train_step = train_step or self._compile(state, batch)
             if self.profile:
                 self.profile.before(step)
             state, metrics = train_step(state, batch)

@@ -27,7 +27,7 @@ def read_record(path: Path, fields: Mapping[str, type], damage: list[str]) -> di
         return {}
     for name, kind in fields.items():
         if name in found and type(found[name]) is not kind:
-            damage.append(f"'{path}' is damaged: {name} is no {kind.__name__}")
+            damage.append(f"'{path}' is damaged: {name} is not of type {kind.__name__}")
             return {}
     return found
 

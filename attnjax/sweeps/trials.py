@@ -118,7 +118,7 @@ class Sweep:
     def save(self) -> list[str]:
         """Creates the folder and writes sweep.json; trials may be added to an existing sweep, or left out.
 
-        Returns a line where an old sweep.json was damaged, and is written anew. UserError if the folder is a run's, or
+        Returns a line if a damaged sweep.json was rewritten. UserError if the folder is a run's, or
         holds a sweep with another config or other command line overrides.
         """
         path, damage = self.folder / FILE, list[str]()
@@ -133,7 +133,7 @@ class Sweep:
         with writing(self.folder):
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({**header, "trials": trials}, indent=2) + "\n")
-        return [f"{line}; it is written anew" for line in damage]
+        return [f"{line}; it has been rewritten" for line in damage]
 
 
 def plan(spec: str, folder: Path, given: Sequence[tuple[str, str]], evaluate: str, experiments: Path) -> Sweep:

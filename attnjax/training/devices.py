@@ -189,7 +189,7 @@ def make(
     rules: Rules | None = (),
     over: tuple[jax.Device, ...] = (),
 ) -> Devices:
-    """Returns all devices, or those `over` which it is to be, as a mesh.
+    """Returns all devices, or those of `over`, as a mesh.
 
     `data` is the number that the other axes leave where it is 0.
 

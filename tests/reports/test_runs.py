@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_left_out_and_named(write_run, tmp_path):
     for line in (
         "metrics.jsonl' is damaged: 2 of 6 lines cannot be read, the first is line 2",
         "c/summary.json' is damaged: Expecting value",
-        "test.json' is damaged: it is no JSON object",
+        "test.json' is damaged: it is not a JSON object",
         "d/config.json' is damaged",
         "Left out: f failed: error: no data.",
         "Left out: n has not begun.",

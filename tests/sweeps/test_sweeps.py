@@ -177,7 +177,7 @@ def test_slurm_needs_a_folder_that_is_one_line_and_readable_jobs(tmp_path):
     sweep = plan(file, tmp_path / "sweep")
     sweep.save()
     (tmp_path / "sweep" / slurm.JOBS_FILE).write_text('{"seed=0": 7}')
-    with pytest.raises(UserError, match=r"jobs\.json' is damaged: seed=0 is no str\. It names the jobs"):
+    with pytest.raises(UserError, match=r"jobs\.json' is damaged: seed=0 is not of type str\. It names the jobs"):
         slurm.Slurm(sweep, sweep.trials, slurm.Options(), 1)
 
 

@@ -71,7 +71,7 @@ def _walk(root: Path, folder: PurePosixPath, above: frozenset[tuple[int, int]]) 
 
 
 def image_files(path: Path) -> list[Path]:
-    """Returns the image files of a folder and those in it, sorted, or the path itself if it is no folder.
+    """Returns the image files of a folder and those in it, sorted, or the path itself if it is not a folder.
 
     UserError if the folder has no images.
     """
