@@ -24,6 +24,7 @@ def main() -> None:
     )
     distributed.add_arguments(parser)
     args = cli.parse_args(parser)
+    distributed.start(args)
     if not args.process:  # the first of several, or the only one
         print("reading config and data", flush=True)
     from attnjax import config
@@ -32,7 +33,6 @@ def main() -> None:
     from attnjax.runs.profiling import Profile
     from attnjax.runs.targets import find_target
 
-    distributed.start(args)
     if args.config:
         chosen = config.load(args.config, source=dict(args.overrides).get("data.source", ""))
     elif (args.workdir / "config.json").exists():
