@@ -7,7 +7,7 @@ PARITY := .venv-parity
 ACCELERATORS := .venv-accelerators
 NEXT := $(VENV)/bin/python experiments/train.py --config configs/digits_lenet.py --workdir runs/digits_lenet
 
-.PHONY: demo test lint parity survive sweeps accelerators
+.PHONY: demo test lint parity survive sweeps accelerators gpu
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python experiments/train.py --config configs/digits_vit.py --workdir $(RUN)
@@ -34,6 +34,9 @@ sweeps: $(VENV)/ready
 
 accelerators: $(ACCELERATORS)/ready
 	$(ACCELERATORS)/bin/python -m pytest -m accelerators -n 2
+
+gpu: $(ACCELERATORS)/ready
+	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(ACCELERATORS)/bin/python -m pytest -m gpu -n 4
 
 parity: $(PARITY)/ready
 	$(PARITY)/bin/python -m pytest tests/parity

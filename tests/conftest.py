@@ -1,4 +1,7 @@
-"""Eight virtual CPU devices for all tests, and nothing written to the user's home; set before JAX starts."""
+"""Eight virtual CPU devices for all tests, and nothing written to the user's home; set before JAX starts.
+
+`make gpu` sets JAX_PLATFORMS, and compiles as users do.
+"""
 
 import functools
 import importlib.util
@@ -12,11 +15,11 @@ from pathlib import Path
 import pytest
 
 _HOME = tempfile.mkdtemp(prefix="attnjax-tests-")
-os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling: without optimization and fusion it is a third. What is compiled is kept, small
 # as it is, for the processes that the tests start and for the next model of the same shape.
 QUICK_XLA = "--xla_backend_optimization_level=0 --xla_disable_hlo_passes=fusion"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_XLA}"
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_XLA}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")

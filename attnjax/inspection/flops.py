@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend import core
 
 from attnjax.models.swin import Swin
+from attnjax.nn.norm import LayerNorm
 
 
 def _of_product(eqn):
@@ -30,10 +31,16 @@ def _of_fused_attention(products):
     return count
 
 
+def _of_window_attention(eqn):
+    windows, tokens, _, heads, features = eqn.invars[0].aval.shape  # of queries, keys and values together
+    return (2 if len(eqn.outvars) == 1 else 4) * windows * heads * tokens**2 * features
+
+
 _COUNTS = {
     "dot_general": _of_product,
     "conv_general_dilated": _of_convolution,
-    # cuDNN's. What its backward pass computes again does not count.
+    "pallas_call": _of_window_attention,
+    # cuDNN's. What a fused kernel's backward pass computes again does not count.
     "dot_product_attention_fwd_wrapper": _of_fused_attention(2),
     "dot_product_attention_bwd_wrapper": _of_fused_attention(4),
 }
@@ -45,6 +52,7 @@ def jaxpr_multiply_adds(jaxpr: core.Jaxpr) -> int:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _COUNTS:
             total += _COUNTS[eqn.primitive.name](eqn)
+            continue
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         total += times * sum(map(jaxpr_multiply_adds, core.jaxprs_in_params(eqn.params)))
     return total
@@ -72,7 +80,7 @@ def normalised(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     sizes = []
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, nn.LayerNorm) and context.method_name == "__call__":
+        if isinstance(context.module, LayerNorm) and context.method_name == "__call__":
             sizes.append(math.prod(args[0].shape))
         return call(*args, **kwargs)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import UserError, check_choice
-from attnjax.nn.blocks import activation
+from attnjax.nn.activations import activation
 from attnjax.nn.norm import BatchNorm
 from attnjax.nn.pooling import pool
 from attnjax.nn.remat import apply_block

@@ -13,7 +13,8 @@ import numpy as np
 
 from attnjax.errors import UserError
 from attnjax.models.vit import PatchEmbedding, patch_grid, prepend_class_token
-from attnjax.nn.blocks import BlockOptions, EncoderBlock, activation
+from attnjax.nn.activations import activation
+from attnjax.nn.blocks import BlockOptions, EncoderBlock
 from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
 from attnjax.nn.positions import LearnedPositions, bicubic_taps

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 
-from attnjax.nn.blocks import activation
+from attnjax.nn.activations import activation
 from attnjax.nn.dropout import Dropout
 
 

@@ -17,7 +17,7 @@ from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.blocks import BlockOptions
 from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
-from attnjax.nn.norm import layer_norm
+from attnjax.nn.norm import LayerNorm
 from attnjax.nn.positions import LearnedPositions
 from attnjax.nn.remat import apply_blocks
 from attnjax.nn.windows import (
@@ -126,7 +126,7 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         x = x.transpose(0, 1, 3, 4, 2, 5)  # published weights have the left column of the 2x2 tokens first
         x = x.reshape(batch, height // 2, width // 2, 4 * channels)
-        x = layer_norm(EPSILON, self.dtype, "norm")(x)
+        x = LayerNorm(EPSILON, self.dtype, name="norm")(x)
         options = dict(use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype)
         return Linear(2 * channels, **options, name="reduction")(x)
 
@@ -173,7 +173,7 @@ class Swin(nn.Module):
             )
         if self.window < 1:
             raise UserError(f"swin needs a window of at least 1 token, got {self.window}")
-        self.final_norm = layer_norm(EPSILON, self.dtype, None)
+        self.final_norm = LayerNorm(EPSILON, self.dtype)
         self.kernel_init = nn.initializers.normal(self.kernel_std) if self.kernel_std else None
         self.head = Linear(self.num_classes, kernel_init=self.kernel_init)
 
@@ -206,7 +206,7 @@ class Swin(nn.Module):
         grid = padded_grid(x.shape[1:3], self.patch_size)
         x = pad_to_multiple(x, (self.patch_size, self.patch_size))
         x = PatchEmbedding(self.patch_size, self.width, self.dtype, name="patch_embedding")(x)
-        x = layer_norm(EPSILON, self.dtype, "patch_norm")(x)
+        x = LayerNorm(EPSILON, self.dtype, name="patch_norm")(x)
         if self.position in ("absolute", "both"):
             x = LearnedPositions(dtype=self.dtype, name="positions")(x)
         x = Dropout(self.dropout)(x, train=train)

@@ -16,6 +16,7 @@ from attnjax.nn.kernels import KERNELS, attention_weights, choose_kernel, fused_
 from attnjax.nn.linear import Linear, linear
 from attnjax.nn.masks import Mask
 from attnjax.nn.positions import RelativePositions
+from attnjax.nn.window_kernel import window_attention
 from attnjax.nn.windows import Pair
 
 Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
@@ -81,14 +82,16 @@ class MultiHeadAttention(nn.Module):
         if self.relative_grid is not None:
             relative = self._relative_bias(x_q.shape[-2])
             bias = relative if bias is None else bias + relative
+        mask = mask if isinstance(mask, Mask) else Mask(mask)
+        kernel = self._kernel(x_q, mask, bias, train)
+        if kernel == "windows":
+            return self.out(self._in_windows(x_q, mask.allowed, bias))
         if x_kv is None:
             q_BQHd, k_BKHd, v_BKHd = self._project(x_q, self.query, self.key, self.value)
         else:
             (q_BQHd,) = self._project(x_q, self.query)
             k_BKHd, v_BKHd = self._project(x_kv, self.key, self.value)
 
-        mask = mask if isinstance(mask, Mask) else Mask(mask)
-        kernel = self._kernel(x_q, mask, bias, train)
         if kernel == "head_major":
             q_BHQd, k_BHKd, v_BHKd = (x.swapaxes(-3, -2) for x in (q_BQHd, k_BKHd, v_BKHd))
             array = mask.array(q_BHQd.shape[-2], k_BHKd.shape[-2])
@@ -100,15 +103,18 @@ class MultiHeadAttention(nn.Module):
 
     def _kernel(self, x_q, mask, bias, train):
         """Returns the kernel for these inputs, and records it for the log."""
-        masked = mask.allowed is not None
+        masked, windows = mask.allowed is not None, x_q.ndim > 3
         kernel, reason = self.kernel, "as configured"
         if kernel == "auto":
-            kernel, reason = choose_kernel(self.dtype, self.head_dim, biased=bias is not None, masked=masked)
+            tokens = x_q.shape[-2] if windows else 0
+            kernel, reason = choose_kernel(
+                self.dtype, self.head_dim, biased=bias is not None, masked=masked, window=tokens
+            )
         explicit = [
             (train and self.dropout > 0, "dropout acts on the attention weights"),
             (self.is_mutable_collection("intermediates"), "the attention weights are returned"),
             (self.uneven, "keys and values differ in size"),
-            (x_q.ndim > 3, "windows share biases and masks over the batch"),
+            (windows and kernel != "windows", "windows share biases and masks over the batch"),
         ]
         why = [why for needed, why in explicit if needed]
         if why and kernel != "head_major":
@@ -151,12 +157,25 @@ class MultiHeadAttention(nn.Module):
     def _combine(self, weights_BHQK, v_BHKd):
         return self.out((weights_BHQK.astype(v_BHKd.dtype) @ v_BHKd).swapaxes(-3, -2))
 
+    def _in_windows(self, x_BVND, mask_V1NN, bias_1HNN):
+        """Returns the attention's output (B, V, N, H, d) inside each of the V windows of an image."""
+        qkv_BVNPHd = self._project_together(x_BVND, self.query, self.key, self.value)
+        mask_VNN = None if mask_V1NN is None else mask_V1NN[:, 0]
+        N = x_BVND.shape[-2]
+        bias_HNN = jnp.zeros((self.num_heads, N, N)) if bias_1HNN is None else bias_1HNN[0]
+        out = window_attention(qkv_BVNPHd.reshape(-1, *qkv_BVNPHd.shape[2:]), bias_HNN, mask_VNN)
+        return out.reshape(*x_BVND.shape[:-1], *out.shape[-2:])
+
     def _project(self, x, *layers):
         """Returns each layer's projection (..., H, d) of x (..., D); layers of one size share a single product."""
         if len({layer.features for layer in layers}) > 1:
             return [layer(x) for layer in layers]
+        y_BNPHd = self._project_together(x, *layers)
+        return [y_BNPHd[..., i, :, :] for i in range(len(layers))]
+
+    def _project_together(self, x, *layers):
+        """Returns the projections (..., P, H, d) of P layers of one size."""
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
         kernel_DPHd = jnp.stack(kernels, axis=1)
         bias_PHd = jnp.stack(biases) if self.use_bias else None
-        y_BNPHd = linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)
-        return [y_BNPHd[..., i, :, :] for i in range(len(layers))]
+        return linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)

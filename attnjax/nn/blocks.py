@@ -13,29 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import check_choice
+from attnjax.nn.activations import activation
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.linear import Linear
 from attnjax.nn.masks import Mask
-from attnjax.nn.norm import layer_norm
+from attnjax.nn.norm import LayerNorm
 from attnjax.nn.windows import Pair
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": nn.relu,
-    "swish": nn.swish,
-    "tanh": nn.tanh,
-    "gelu": partial(nn.gelu, approximate=False),  # erf: timm, Hugging Face, Swin
-    "gelu_tanh": partial(nn.gelu, approximate=True),  # Google's ViT
-}
 NORMS = ("pre", "post")
 CROSS_ATTENTIONS = ("plain", "gated")
 Memory = tuple[jax.Array, Mask | None]  # tokens (B, S, D') and which of them a query may attend to
-
-
-def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Returns the activation function with this name; UserError lists the known ones."""
-    check_choice("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
 
 
 class MLP(nn.Module):
@@ -64,7 +52,7 @@ class BlockOptions:
     hidden_dropout: float = 0.0  # inside the MLP
     attention_dropout: float = 0.0  # on the attention weights
     norm: str = "pre"  # of NORMS
-    activation: str = "gelu_tanh"  # of ACTIVATIONS
+    activation: str = "gelu_tanh"  # of `nn.activations`
     epsilon: float = 1e-6  # of LayerNorm
     attention_kernel: str = "auto"
     key_size: int = 0  # features per head of queries and keys; 0: as many as the values have
@@ -80,8 +68,8 @@ class BlockOptions:
         names = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(model)}
         return cls(**{name: getattr(model, name) for name in names} | options)
 
-    def layer_norm(self, name: str | None = None) -> nn.LayerNorm:
-        return layer_norm(self.epsilon, self.dtype, name)
+    def layer_norm(self, name: str | None = None) -> LayerNorm:
+        return LayerNorm(self.epsilon, self.dtype, name=name)
 
     def attention(self, num_heads: int, features: int, **fields) -> MultiHeadAttention:
         fields |= dict(key_size=self.key_size, dropout=self.attention_dropout, kernel=self.attention_kernel)

@@ -4,6 +4,7 @@
     the fastest on CPUs, by `experiments/benchmark.py layouts`, and the only one that returns the attention weights.
 "xla": `jax.nn.dot_product_attention` as XLA compiles it, on token-major (B, N, H, d) arrays.
 "cudnn": cuDNN's fused kernel (flash attention), which never stores the attention weights; half precision, NVIDIA GPUs.
+"windows": `nn/window_kernel.py`, the same for the windows of Swin, with biases and masks; half precision, NVIDIA GPUs.
 
 Shape suffixes: B batch, Q query positions, K key and value positions, H heads, d features per head.
 """
@@ -15,15 +16,18 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from attnjax.errors import check_choice
+from attnjax.nn import window_kernel
 from attnjax.nn.masks import Mask
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-KERNELS = ("auto", "head_major", "xla", "cudnn")
+KERNELS = ("auto", "head_major", "xla", "cudnn", "windows")
 MULTIPLE = 8  # cuDNN's backward pass refuses odd numbers of tokens, so they are padded to a multiple of this
 
 _backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+_partitioned: contextvars.ContextVar[bool] = contextvars.ContextVar("partitioned", default=False)
 _chosen: contextvars.ContextVar[Counter | None] = contextvars.ContextVar("chosen", default=None)
 
 
@@ -54,6 +58,16 @@ def compiling_for(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def partitioned() -> Iterator[None]:
+    """Chooses kernels for a function that the compiler partitions over devices, while it is traced."""
+    token = _partitioned.set(True)
+    try:
+        yield
+    finally:
+        _partitioned.reset(token)
+
+
+@contextlib.contextmanager
 def recorded() -> Iterator[Counter]:
     """Yields a Counter of (kernel, reason): the attention layers that are traced inside the context."""
     chosen: Counter = Counter()
@@ -70,10 +84,22 @@ def record(kernel: str, reason: str) -> None:
         chosen[kernel, reason] += 1
 
 
-def choose_kernel(dtype, head_dim: int, *, biased: bool = False, masked: bool = False) -> tuple[str, str]:
+def row_major(x: jax.Array) -> jax.Array:
+    """Returns x, and tells XLA on GPUs to lay it out in memory in the order of its axes.
+
+    The gradient of a table of positions is a sum over the batch. To make it fast XLA would lay out the tokens of all
+    blocks with the batch last, and then transpose them before and after each matrix product.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if backend() == "gpu" else x
+
+
+def choose_kernel(
+    dtype, head_dim: int, *, biased: bool = False, masked: bool = False, window: int = 0
+) -> tuple[str, str]:
     """Returns the fastest kernel for these inputs on the `backend`, and the reason.
 
-    biased: there is a bias on the logits. masked: the mask has an array; lengths and causality do not count.
+    biased: there is a bias on the logits. masked: the mask has an array; lengths and causality do not count. window:
+    tokens of a window, 0 where the attention is not inside windows.
     """
     name = backend()
     if name == "cpu":
@@ -82,6 +108,8 @@ def choose_kernel(dtype, head_dim: int, *, biased: bool = False, masked: bool = 
         return "xla", "fastest on TPUs"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return "xla", f"cuDNN has no kernel for {dtype}"
+    if window and window_kernel.fits(window, head_dim) and not _partitioned.get():
+        return "windows", "a small window's attention weights fit on the chip"
     if biased or masked:
         return "xla", f"a {'bias' if biased else 'mask'} is an array of all pairs of tokens"
     if head_dim % 8 or head_dim > 128:

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,9 +16,53 @@ _MOMENTUM, _EPSILON = 0.9, 1e-5  # as in He et al.'s and torchvision's models
 _rows: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("rows", default=None)
 
 
-def layer_norm(epsilon: float, dtype: str, name: str | None) -> nn.LayerNorm:
-    """Returns a LayerNorm with the two-pass variance, which does not cancel when the mean is large."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+class LayerNorm(nn.Module):
+    """Layer norm (Ba et al. 2016) of x (..., D) over D, computed in float32, with parameters named as flax's.
+
+    The variance is of two passes, which does not cancel when the mean is large. The backward pass reads x and the mean
+    and standard deviation of each row. Automatic differentiation also saves the normalised x in float32.
+    """
+
+    epsilon: float
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], "float32")
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], "float32")
+        return _layer_norm(x, scale, bias, self.epsilon, self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(x, scale, bias, epsilon, dtype):
+    return _layer_norm_forward(x, scale, bias, epsilon, dtype)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon, dtype):
+    wide = _wide(x)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    return (centred * (inverse * scale) + bias).astype(dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(epsilon, dtype, saved, gradient):
+    x, scale, mean, inverse = saved
+    gradient, rows = _wide(gradient), tuple(range(x.ndim - 1))
+    # Not (x - mean) * inverse: the compiler would find that in the forward pass, and save it.
+    normalised = _wide(x) * inverse - mean * inverse
+    scaled = gradient * scale
+    along, across = scaled.mean(-1, keepdims=True), (scaled * normalised).mean(-1, keepdims=True)
+    x_gradient = inverse * (scaled - along - normalised * across)
+    return x_gradient.astype(x.dtype), (gradient * normalised).sum(rows), gradient.sum(rows)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+def _wide(x):
+    """Returns x in at least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @contextlib.contextmanager
@@ -54,7 +99,7 @@ class BatchNorm(nn.Module):
         ]
         mean, var = (statistic.value for statistic in running)
         if train:
-            mean, var, moves = _statistics(x.astype(jnp.promote_types(x.dtype, jnp.float32)), _rows.get())
+            mean, var, moves = _statistics(_wide(x), _rows.get())
             for statistic, new in zip(running, (mean, var), strict=True):
                 moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * new
                 statistic.value = moved if moves is None else jnp.where(moves, moved, statistic.value)

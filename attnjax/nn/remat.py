@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import check_choice
+from attnjax.nn.kernels import row_major
 
 
 def _has_weights(primitive, *avals, **params) -> bool:
@@ -55,6 +56,7 @@ def apply_blocks(
     Its dropout masks are not those of the loop. There is no scan at initialization and where intermediates are sown.
     """
     steps = len(blocks) // len(masks)
+    x = row_major(x)
     scanned = steps * len(masks) if scan and steps > 1 and not _needs_variables(blocks[0]) else 0
     if scanned:
         x = _scan(blocks[:scanned], x, *inputs, masks=masks, remat=remat, train=train)

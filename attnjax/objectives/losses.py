@@ -43,7 +43,26 @@ def token_losses(
     # Sums over the vocabulary: an array of log-probabilities would be the largest of the training step.
     classes = logits.shape[-1]
     normaliser = jax.nn.logsumexp(logits, -1)
-    nll = normaliser - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    nll = normaliser - logits_at(logits, targets)
     total = logits.sum(-1) - classes * normaliser
     tokens = targets != pad
     return SMOOTHINGS[form](nll, total, logits[..., pad] - normaliser, classes, smoothing) * tokens, nll * tokens
+
+
+@jax.custom_vjp
+def logits_at(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns logits[..., target], for logits (..., V) and targets (...) int32.
+
+    The gradient is a comparison, which the compiler fuses with the rest of the loss's. That of indexing is a scatter,
+    which reads and writes an array of the logits' size.
+    """
+    return jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+
+
+def _logits_at_backward(saved, gradient):
+    logits, targets = saved
+    chosen = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return jnp.where(chosen, gradient[..., None], 0).astype(logits.dtype), None
+
+
+logits_at.defvjp(lambda logits, targets: (logits_at(logits, targets), (logits, targets)), _logits_at_backward)

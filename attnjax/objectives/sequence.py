@@ -13,7 +13,7 @@ from attnjax.nn.freezing import check_frozen, frozen_parts, without_gradients
 from attnjax.nn.masks import PAD
 from attnjax.nn.norm import counting_rows
 from attnjax.objectives import Batch, LossAndAux, PyTree
-from attnjax.objectives.losses import token_losses
+from attnjax.objectives.losses import logits_at, token_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class SequenceObjective:
         losses, nll = token_losses(logits, labels, smoothing=self.label_smoothing, form=self.smoothing_form, pad=PAD)
         real = (labels != PAD).astype(jnp.float32)
         # Not by argmax: XLA does not vectorize it on CPU.
-        right = (jnp.take_along_axis(logits, labels[..., None], -1)[..., 0] >= logits.max(-1)) * real
+        right = (logits_at(logits, labels) >= logits.max(-1)) * real
         return losses, {"nll": (nll.sum(), real.sum()), "accuracy": (right.sum(), real.sum())}
 
 

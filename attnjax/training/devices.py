@@ -22,6 +22,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from attnjax.errors import UserError, nearest
+from attnjax.nn import kernels
 from attnjax.nn.data_parallel import BATCH_AXIS
 from attnjax.nn.partition import Rules
 from attnjax.training.sharding import AXES, ROWS, shardings
@@ -102,14 +103,17 @@ class Devices:
 
         state = jax.tree.map(shape, state, self.shardings(state))
         batch = jax.tree.map(lambda x: shape(x, self._rows, jax.process_count()), batch)
-        return self._compiled(step).trace(state, batch)
+        if not self.over:
+            return self._compiled(step).trace(state, batch)
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # kernels of Pallas ask which GPU it is
+            return self._compiled(step).trace(state, batch)
 
     def evaluate(self, step: Callable) -> Callable:
         """Returns `step(variables, batch)` compiled; its results are sums over the rows of a batch."""
         function = step
         if self._maps:
             function = self._mapped(lambda variables, batch: jax.lax.psum(step(variables, batch), BATCH_AXIS), P())
-        compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
+        compiled = jax.jit(self._program(function), out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(self.place(variables), self.global_batch(batch))
 
     def per_example(self, function: Callable) -> Callable:
@@ -119,7 +123,7 @@ class Devices:
         """
         if self._maps:
             function = self._mapped(function, P(BATCH_AXIS))
-        compiled = jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
+        compiled = jax.jit(self._program(function), out_shardings=NamedSharding(self.mesh, P()))
         return lambda variables, batch: compiled(
             self.place(variables), jax.tree.map(lambda x: _put(np.asarray(x), self._rows), batch)
         )
@@ -147,6 +151,18 @@ class Devices:
         in_specs = (P(), P(BATCH_AXIS))
         return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
+    def _program(self, function):
+        """Returns `function`, whose kernels are chosen for what runs it: each device, or all of them together."""
+        if self.kind == "pmap" or self.mesh.size == 1:
+            return function
+
+        @functools.wraps(function)
+        def program(*inputs):
+            with kernels.partitioned():
+                return function(*inputs)
+
+        return program
+
     def _compiled(self, step):
         def data_parallel(state, batch):
             sums, model_state = step.sums(state, batch)
@@ -157,7 +173,7 @@ class Devices:
             return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
         if self.kind == "jit":
-            return jax.jit(sharded, donate_argnums=0)
+            return jax.jit(self._program(sharded), donate_argnums=0)
         return jax.jit(self._mapped(data_parallel, P()) if self._maps else step, donate_argnums=0)
 
     def _all_gather(self, params):

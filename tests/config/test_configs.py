@@ -1,5 +1,6 @@
 """Every config builds and takes a step: on random images, on the embedded translations, or on a few made captions."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -140,6 +141,14 @@ def programs(experiment, batch):
     return traced
 
 
+def device_of(backend, model):
+    """A context with the GPU that Pallas asks about, for the models with kernels of Pallas."""
+    if backend != "gpu" or "swin" not in str(model):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("device",), abstract_device=device))
+
+
 @pytest.mark.accelerators
 @pytest.mark.parametrize(("backend", "platform"), [("gpu", "cuda"), ("tpu", "tpu")])
 @pytest.mark.parametrize("spec", SPECS)
@@ -150,7 +159,7 @@ def test_config_lowers_for_an_accelerator(spec, backend, platform, tmp_path, mon
         config, folder = config_lib.load(str(FOLDER / spec)), tmp_path / precision
         config.precision = precision
         folder.mkdir()
-        with compiling_for(backend), recorded() as attention:
+        with compiling_for(backend), recorded() as attention, device_of(backend, config.model.name):
             for name, traced in programs(*prepare(config, folder)).items():
                 assert traced.lower(lowering_platforms=(platform,)).as_text(), name
         kernels = {kernel for kernel, _ in attention}

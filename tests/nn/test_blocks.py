@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from attnjax.errors import UserError
-from attnjax.nn.blocks import BlockOptions, EncoderBlock, activation
+from attnjax.nn.activations import activation
+from attnjax.nn.blocks import BlockOptions, EncoderBlock
 from attnjax.nn.dropout import DropPath
-from attnjax.nn.norm import layer_norm
+from attnjax.nn.norm import LayerNorm
 from attnjax.nn.pooling import pool
 
 
@@ -22,7 +23,7 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
 
 def test_layer_norm_survives_a_large_mean():
     x = jnp.asarray(1000 + 0.01 * np.random.default_rng(0).normal(size=(4, 512)), jnp.float32)
-    norm = layer_norm(1e-6, "float32", "norm")
+    norm = LayerNorm(1e-6)
     out = norm.apply(norm.init(jax.random.key(0), x), x)
     np.testing.assert_allclose(out.std(-1), 1, atol=0.02)
 
