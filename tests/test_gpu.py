@@ -131,8 +131,10 @@ def computed(name, backend, dtype):
 
 def distance(one, other):
     """Returns the norm of the difference of two trees, relative to that of the second."""
-    squares = [sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(t)) for t in
-               (jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, one, other), other)]
+    squares = [
+        sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(t))
+        for t in (jax.tree.map(lambda a, b: np.asarray(a, np.float64) - b, one, other), other)
+    ]
     return np.sqrt(squares[0] / squares[1])
 
 

@@ -98,34 +98,57 @@ class BatchNorm(nn.Module):
             for name, init in (("mean", jnp.zeros), ("var", jnp.ones))
         ]
         mean, var = (statistic.value for statistic in running)
-        if train:
-            mean, var, moves = _statistics(_wide(x), _rows.get())
-            for statistic, new in zip(running, (mean, var), strict=True):
-                moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * new
-                statistic.value = moved if moves is None else jnp.where(moves, moved, statistic.value)
-        mean, var, scale, bias = (c.reshape(*(1,) * (x.ndim - 1), -1) for c in (mean, var, scale, bias))
-        y = (x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias
-        return y.astype(self.dtype)
+        if not train:
+            return ((x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias).astype(self.dtype)
+        rows = None if _rows.get() is None else _rows.get().reshape(-1, *(1,) * (x.ndim - 1))
+        y, mean, var, share = _batch_norm(x, rows, jax.lax.stop_gradient(mean), scale, bias, self.dtype)
+        for statistic, new in zip(running, (mean, var), strict=True):
+            moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * jax.lax.stop_gradient(new)
+            statistic.value = moved if rows is None else jnp.where(share > 0, moved, statistic.value)
+        return y
 
 
-def _statistics(x, rows):
-    """Returns mean and variance (C,) over the rows of the global batch that count, and whether any does.
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _batch_norm(x, rows, near, scale, bias, dtype):
+    """Returns x normalised, the mean and variance (C,) of the rows that count, and their share of the global batch.
 
-    `rows` None: all count, without a computation that says so.
+    Mean and variance are of one pass over x: sums of x - near and of its square, which do not cancel where `near`, the
+    running mean, is near the mean. rows: (B, 1, ..., 1) bool, True for a row that counts, or None: all count.
     """
+    return _batch_norm_forward(x, rows, near, scale, bias, dtype)[0]
+
+
+def _batch_norm_forward(x, rows, near, scale, bias, dtype):
+    shifted = _wide(x) - near
     if rows is None:
-        mean = _mean(x)
-        return mean, _mean(jnp.square(x - jnp.expand_dims(mean, tuple(range(x.ndim - 1))))), None
-    # Zeros for the other rows, and the mean over all rows times all / counting rows: with equal shares of the rows, the
-    # devices need not exchange how many of theirs count.
-    counts = rows.reshape(-1, *(1,) * (x.ndim - 1))
-    share = _mean(counts.astype(x.dtype).reshape(-1, 1))
-    factor = 1 / jnp.maximum(share, 1e-9)
-    mean = _mean(jnp.where(counts, x, 0)) * factor
-    return mean, _mean(jnp.where(counts, jnp.square(x - mean), 0)) * factor, share > 0
+        share, mean, square = jnp.ones(()), *_means(shifted, jnp.square(shifted))
+    else:
+        shifted = jnp.where(rows, shifted, 0)
+        share, *means = _means(rows.astype(shifted.dtype), shifted, jnp.square(shifted))
+        mean, square = (x / jnp.maximum(share, 1e-9) for x in means)
+    var = jnp.maximum(square - jnp.square(mean), 0)
+    mean = mean + near
+    inverse = jax.lax.rsqrt(var + _EPSILON)
+    y = (_wide(x) - mean) * (inverse * scale) + bias
+    return (y.astype(dtype), mean, var, share), (x, rows, mean, inverse, scale, share)
 
 
-def _mean(x):
-    """Returns the mean (C,) of x (B, ..., C) over the global batch."""
-    mean, axis = x.mean(tuple(range(x.ndim - 1))), batch_axis()
-    return mean if axis is None else jax.lax.pmean(mean, axis)
+def _batch_norm_backward(dtype, saved, gradients):
+    x, rows, mean, inverse, scale, share = saved
+    gradient, axes = _wide(gradients[0]), tuple(range(x.ndim - 1))
+    normalised = _wide(x) * inverse - mean * inverse
+    along, across = _means(gradient, gradient * normalised)
+    by_statistics = along + normalised * across
+    if rows is not None:
+        by_statistics = jnp.where(rows, by_statistics / jnp.maximum(share, 1e-9), 0)
+    x_gradient = (inverse * scale) * (gradient - by_statistics)
+    return x_gradient.astype(x.dtype), None, None, (gradient * normalised).sum(axes), gradient.sum(axes)
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def _means(*arrays):
+    """Returns the means (C,) of arrays (B, ..., C) over the global batch."""
+    means, axis = [x.mean(tuple(range(x.ndim - 1))) for x in arrays], batch_axis()
+    return means if axis is None else jax.lax.pmean(means, axis)

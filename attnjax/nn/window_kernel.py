@@ -121,7 +121,7 @@ def _forward(qkv_WNPHd, bias_HNN, mask_VNN, interpret):
 
 
 def _backward(interpret, inputs, gradient_WNHd):
-    qkv_WNPHd, bias_HNN, mask_VNN = inputs
+    qkv_WNPHd, _, mask_VNN = inputs
     W, N, _, H, _ = qkv_WNPHd.shape
     group = math.gcd(W, _GROUP)
     shapes = (

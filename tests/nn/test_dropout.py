@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from attnjax.models.swin import Swin
 from attnjax.models.vit import ViT
+from attnjax.nn.data_parallel import bernoulli
 from attnjax.nn.dropout import Dropout, DropPath
 from attnjax.nn.norm import BatchNorm, counting_rows
 
@@ -43,12 +43,38 @@ def test_masks_do_not_depend_on_the_number_of_devices(layer):
 
 
 @pytest.mark.parametrize("broadcast_dims", [(), (0, 2)])
-def test_one_device_draws_the_masks_of_linen(broadcast_dims):
-    x = jax.random.normal(jax.random.key(0), (5, 6, 4))
-    ours = Dropout(0.3, broadcast_dims).apply({}, x, train=True, rngs={"dropout": KEY})
-    theirs = nn.Dropout(0.3, broadcast_dims).apply({}, x, deterministic=False, rngs={"dropout": KEY})
-    np.testing.assert_array_equal(ours, theirs)
+def test_dropout_keeps_a_share_and_the_mean(broadcast_dims):
+    x = jax.random.normal(jax.random.key(0), (50, 60, 40))
+    out = np.asarray(Dropout(0.3, broadcast_dims).apply({}, x, train=True, rngs={"dropout": KEY}))
+    kept = out != 0
+    for axis in broadcast_dims:
+        assert (kept == kept.take([0], axis)).all()
+    np.testing.assert_allclose(out[kept], np.asarray(x / 0.7)[kept], rtol=1e-6)
+    draws = kept[tuple(slice(1) if axis in broadcast_dims else slice(None) for axis in range(3))]
+    assert abs(draws.mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / draws.size)
     np.testing.assert_array_equal(Dropout(0.3).apply({}, x, train=False), x)
+
+
+def test_draws_are_independent():
+    """Of their neighbours along each axis and far away, and of those of other keys: no correlation beyond chance."""
+    shape, p = (64, 50, 512), 0.9
+    draw = jax.jit(lambda key: bernoulli(key, p, shape))
+    one = (np.asarray(draw(KEY)) - p) / np.sqrt(p * (1 - p))
+    assert abs(one.mean()) < 4 / np.sqrt(one.size)
+    # A mean of 64 draws, or 25,600, at each place: their spread is that of independent draws.
+    for axes in (0, (1, 2)):
+        means = one.mean(axes)
+        assert means.std() * np.sqrt(one.size / means.size) == pytest.approx(1, abs=4 / np.sqrt(2 * means.size))
+    others = [np.roll(one, shift, axis) for axis in range(3) for shift in (1, 2, 32)]
+    others += [(np.asarray(draw(jax.random.fold_in(KEY, i))) - p) / np.sqrt(p * (1 - p)) for i in range(3)]
+    for other in others:
+        assert abs((one * other).mean()) < 4.5 / np.sqrt(one.size)
+
+
+def test_all_patterns_of_eight_draws_are_as_frequent():
+    draws = np.asarray(bernoulli(KEY, 0.5, (64, 8192)))
+    counts = np.bincount(np.packbits(draws), minlength=256)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 350  # chi-squared of 255 degrees of freedom
 
 
 SMALL = dict(num_classes=3, patch_size=2, dropout=0.2, attention_dropout=0.3, drop_path=0.4)

@@ -1,4 +1,4 @@
-"""Batch norm: flax's to the last bit where no rows are given, and a batch without the others where not."""
+"""Batch norm: flax's where no rows are given, and that of a batch without the others where they are."""
 
 import functools
 
@@ -39,12 +39,37 @@ def test_it_is_flaxs(dtype):
         return nn.BatchNorm(**FLAX, dtype=dtype).apply(VARIABLES, x, use_running_average=False, mutable=["batch_stats"])
 
     expected = jax.device_get(flaxs(x))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(run(x, None, dtype)), expected)
-    every = jax.device_get(run(x, np.ones(6, bool), dtype))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), every, expected)
+    for rows in (None, np.ones(6, bool)):
+        found = jax.device_get(run(x, rows, dtype))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
     used = BatchNorm(dtype).apply(VARIABLES, x, train=False)
     theirs = nn.BatchNorm(**FLAX, dtype=dtype).apply(VARIABLES, x, use_running_average=True)
     np.testing.assert_array_equal(used, theirs)
+
+
+def test_gradients_are_flaxs():
+    """Of the input and the parameters; a weight of each output, so that the gradient is not zero."""
+    weight = np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+
+    def loss(norm, params, x, **train):
+        out, _ = norm.apply({**VARIABLES, "params": params}, x, mutable=["batch_stats"], **train)
+        return (out * weight).sum()
+
+    ours = jax.grad(functools.partial(loss, BatchNorm()), (0, 1))(VARIABLES["params"], X, train=True)
+    flax_norm = nn.BatchNorm(**FLAX)
+    theirs = jax.grad(functools.partial(loss, flax_norm), (0, 1))(VARIABLES["params"], X, use_running_average=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+def test_statistics_survive_a_large_mean():
+    """Once the running mean is near it."""
+    near = {**VARIABLES, "batch_stats": {"mean": jnp.full(4, 1000.0), "var": jnp.ones(4)}}
+    x = np.float32(1000) + 0.01 * X
+    out, _ = BatchNorm().apply(
+        {**near, "params": {"scale": np.ones(4), "bias": np.zeros(4)}}, x, train=True, mutable=["batch_stats"]
+    )
+    exact = (x - x.astype(np.float64).mean((0, 1, 2))) / np.sqrt(x.astype(np.float64).var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(out, exact, atol=1e-2)
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=20)
