@@ -1,8 +1,8 @@
 """Activation functions by name.
 
-GELU saves its input alone for the backward pass. Automatic differentiation also saves the tanh or erf, which in a
-Transformer is an array of the size of the MLP's hidden layer in every block. In half precision GELU is computed in
-float32.
+On GPUs and TPUs, GELU saves its input alone for the backward pass, and is computed in float32. Automatic
+differentiation also saves the tanh or erf, which in a Transformer is an array of the size of the MLP's hidden layer in
+every block. CPUs use it: they take longer to compute a tanh or erf again than to read it.
 """
 
 import math
@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from attnjax.errors import check_choice
+from attnjax.nn.kernels import backend
 
 Function = Callable[[jax.Array], jax.Array]
 
 
 def _saving_input(function: Function, derivative: Function) -> Function:
-    """Returns the elementwise `function`, whose backward pass computes `derivative` from its input."""
+    """Returns the elementwise `function`, whose backward pass computes `derivative` from its input (not on CPUs)."""
 
     def in_float32(compute, x):
         return compute(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
@@ -31,7 +32,7 @@ def _saving_input(function: Function, derivative: Function) -> Function:
         return ((in_float32(derivative, x) * gradient).astype(x.dtype),)
 
     call.defvjp(lambda x: (call(x), x), backward)
-    return call
+    return lambda x: function(x) if backend() == "cpu" else call(x)
 
 
 def _gelu(x):

@@ -31,8 +31,8 @@ def bernoulli(key: jax.Array, p: float | jax.Array, shape: tuple[int, ...]) -> j
     rows = rows.reshape(-1, *(1,) * (len(shape) - 1))
     first, second = (_hash(_hash(rows) ^ seed) for seed in jax.random.bits(key, (2,), jnp.uint32))
     index = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(shape[1:], 1):
-        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), axis)
+    for dimension, size in enumerate(shape[1:], 1):
+        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), dimension)
     bits = _hash(second ^ _mix((index + first) * np.uint32(0x9E3779B9), 16))
     return (bits >> 8).astype(jnp.float32) * 2**-24 < p
 

@@ -100,7 +100,8 @@ class BatchNorm(nn.Module):
         mean, var = (statistic.value for statistic in running)
         if not train:
             return ((x - mean) * (jax.lax.rsqrt(var + _EPSILON) * scale) + bias).astype(self.dtype)
-        rows = None if _rows.get() is None else _rows.get().reshape(-1, *(1,) * (x.ndim - 1))
+        rows = _rows.get()
+        rows = None if rows is None else rows.reshape(-1, *(1,) * (x.ndim - 1))
         y, mean, var, share = _batch_norm(x, rows, jax.lax.stop_gradient(mean), scale, bias, self.dtype)
         for statistic, new in zip(running, (mean, var), strict=True):
             moved = _MOMENTUM * statistic.value + (1 - _MOMENTUM) * jax.lax.stop_gradient(new)
@@ -121,7 +122,8 @@ def _batch_norm(x, rows, near, scale, bias, dtype):
 def _batch_norm_forward(x, rows, near, scale, bias, dtype):
     shifted = _wide(x) - near
     if rows is None:
-        share, mean, square = jnp.ones(()), *_means(shifted, jnp.square(shifted))
+        share = jnp.ones(())
+        mean, square = _means(shifted, jnp.square(shifted))
     else:
         shifted = jnp.where(rows, shifted, 0)
         share, *means = _means(rows.astype(shifted.dtype), shifted, jnp.square(shifted))
@@ -148,7 +150,7 @@ def _batch_norm_backward(dtype, saved, gradients):
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def _means(*arrays):
+def _means(*arrays: jax.Array) -> list[jax.Array]:
     """Returns the means (C,) of arrays (B, ..., C) over the global batch."""
     means, axis = [x.mean(tuple(range(x.ndim - 1))) for x in arrays], batch_axis()
     return means if axis is None else jax.lax.pmean(means, axis)

@@ -1,3 +1,6 @@
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from attnjax.errors import UserError
 from attnjax.nn.activations import activation
 from attnjax.nn.blocks import BlockOptions, EncoderBlock
 from attnjax.nn.dropout import DropPath
+from attnjax.nn.kernels import compiling_for
 from attnjax.nn.norm import LayerNorm
 from attnjax.nn.pooling import pool
 
@@ -55,3 +59,33 @@ def test_unknown_names():
         activation("gelo")
     with pytest.raises(UserError, match="average"):
         pool(jnp.zeros((1, 4, 4, 1)), "avrage", 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh"])
+def test_gelu_on_accelerators_is_that_of_cpus(kind):
+    x = jnp.linspace(-6, 6, 2001)
+    gradient = jax.vmap(jax.grad(activation(kind)))
+    with compiling_for("gpu"):
+        value, slope = activation(kind)(x), jax.vmap(jax.grad(activation(kind)))(x)
+        half = activation(kind)(x.astype(jnp.bfloat16))
+    np.testing.assert_allclose(value, activation(kind)(x), atol=1e-6)
+    np.testing.assert_allclose(slope, gradient(x), atol=5e-6)
+    assert half.dtype == jnp.bfloat16
+
+
+def test_layer_norm_is_flaxs():
+    """Output and gradients, in float32; in bfloat16 the output."""
+    rng = np.random.default_rng(0)
+    x, weight = (jnp.asarray(rng.normal(size=(3, 5, 16)), jnp.float32) for _ in range(2))
+    params = {"scale": jnp.asarray(rng.normal(size=16)), "bias": jnp.asarray(rng.normal(size=16))}
+
+    def loss(norm, params, x):
+        return (norm.apply({"params": params}, x) * weight).sum()
+
+    ours, theirs = LayerNorm(1e-5), nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    for norm in (ours, theirs):
+        assert jax.tree.map(jnp.shape, norm.init(jax.random.key(0), x)) == {"params": {"scale": (16,), "bias": (16,)}}
+    found, expected = (jax.value_and_grad(functools.partial(loss, norm), (0, 1))(params, x) for norm in (ours, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    half = LayerNorm(1e-5, "bfloat16").apply({"params": params}, x.astype(jnp.bfloat16))
+    np.testing.assert_allclose(half, theirs.apply({"params": params}, x), rtol=0.05, atol=0.05)
