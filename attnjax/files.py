@@ -80,7 +80,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def check_name(folder: Path) -> None:
-    """Raises UserError if the name of a folder is not UTF-8: the libraries that write checkpoints need it to be."""
+    """Raises UserError for a file, and for a name that is not UTF-8: the libraries that write checkpoints need it."""
+    if folder.is_file():
+        raise UserError(f"the run folder '{folder}' is a file: choose another name")
     try:
         str(folder).encode()
     except UnicodeEncodeError:

@@ -169,11 +169,14 @@ def test_a_closed_stdout_does_not_end_a_training(digits, tmp_path, monkeypatch, 
     assert "validation, best checkpoint" in (tmp_path / "[/y]" / "train.log").read_text()
 
 
-def test_a_folder_name_that_is_not_text_is_refused(digits, tmp_path):
+def test_a_folder_whose_name_is_not_text_or_a_files_is_refused(digits, tmp_path):
     workdir = tmp_path / os.fsdecode(b"caf\xe9")
     with pytest.raises(UserError, match=r"run folder, .*caf\\udce9', is not UTF-8"):
         digits(workdir)
     assert not workdir.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file' is a file"):
+        digits(tmp_path / "file")
 
 
 def test_signals_are_only_recorded():

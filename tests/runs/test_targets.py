@@ -58,6 +58,22 @@ def test_a_training_step_compiles(name, target):
 
 
 @pytest.mark.accelerators
+@pytest.mark.parametrize("kind", ["pmap", "jit"])
+def test_the_kernel_for_windows_is_for_the_programs_of_each_device(kind):
+    """XLA could not partition it: on a mesh it would compute all windows on every GPU."""
+    target = find_target("h100:2")
+    with compiling_for("gpu"):
+        built = experiment("swin", target, kind=kind)
+        state = built.state_shapes()
+        with recorded() as attention:
+            traced = built.devices.trace(built.train_step, state, batch_shapes())
+        compiled = target.compile(traced)
+    kernels = {kernel for kernel, _ in attention}
+    assert kernels == ({"windows"} if kind == "pmap" else {"head_major"})
+    assert ("xla.gpu.triton" in compiled.as_text()) == (kind == "pmap")
+
+
+@pytest.mark.accelerators
 @pytest.mark.parametrize("target", ["h100:4", "v5e:2x2"])
 def test_a_sharded_step_compiles(target):
     target = find_target(target)
