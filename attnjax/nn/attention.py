@@ -176,6 +176,12 @@ class MultiHeadAttention(nn.Module):
     def _project_together(self, x, *layers):
         """Returns the projections (..., P, H, d) of P layers of one size."""
         kernels, biases = zip(*(layer.weights(x.shape[-1:]) for layer in layers), strict=True)
-        kernel_DPHd = jnp.stack(kernels, axis=1)
         bias_PHd = jnp.stack(biases) if self.use_bias else None
-        return linear(x, kernel_DPHd, bias_PHd, dtype=self.dtype)
+        gathers = [layer.gather for layer in layers]
+        if None in gathers:
+            return linear(x, jnp.stack(kernels, axis=1), bias_PHd, dtype=self.dtype)
+
+        def gather(kernels):
+            return jnp.stack([gather(kernel) for gather, kernel in zip(gathers, kernels, strict=True)], axis=1)
+
+        return linear(x, kernels, bias_PHd, dtype=self.dtype, gather=gather)

@@ -4,14 +4,14 @@ In half precision, what adds up over many rows is added in float32: a parameter 
 before it is cast. The gradient then sums the rows after their cast to float32.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
+
+from attnjax.nn.partition import gather_of
 
 
 def xavier_uniform(in_axes: int) -> Callable:
@@ -24,19 +24,48 @@ def xavier_uniform(in_axes: int) -> Callable:
     return init
 
 
-def linear(x, kernel, bias=None, *, in_axes: int = 1, dtype: str = "float32"):
+def linear(x, kernel, bias=None, *, in_axes: int = 1, dtype: str = "float32", gather: Callable | None = None):
     """Contracts the last `in_axes` axes of x with the first ones of the kernel: (..., *in) -> (..., *out).
 
     All leading axes are flattened into one for the product: on a CPU the gradient of an MLP then took 0.8 of the time
-    it takes with a separate batch axis (`experiments/benchmark.py layouts`).
+    it takes with a separate batch axis (`experiments/benchmark.py layouts`). The kernel's axes stay, as devices may
+    share one of them.
+
+    With FSDP, `gather(kernel)` all-gathers the kernel, or makes one of several; the backward pass gathers it again.
     """
-    x, kernel = promote_dtype(x, kernel, dtype=dtype)
-    lead, out = x.shape[: x.ndim - in_axes], kernel.shape[in_axes:]
-    contracted = math.prod(kernel.shape[:in_axes])
-    y = x.reshape(-1, contracted) @ kernel.reshape(contracted, -1)
+    lead = x.ndim - in_axes
+    rows = x.reshape(-1, *x.shape[lead:]).astype(dtype)
+    if gather is None:
+        y = _contract(rows, kernel.astype(dtype), in_axes)
+    else:
+        y = _contract_gathered(gather, in_axes, rows, jax.tree.map(lambda k: k.astype(dtype), kernel))
     if bias is not None:
-        y = y + jnp.broadcast_to(bias.reshape(-1), y.shape).astype(y.dtype)
-    return y.reshape(lead + out)
+        y = y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
+    return y.reshape(*x.shape[:lead], *y.shape[1:])
+
+
+def _contract(rows, kernel, in_axes):
+    inner = tuple(range(in_axes))
+    return jax.lax.dot_general(rows, kernel, ((tuple(axis + 1 for axis in inner), inner), ((), ())))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _contract_gathered(gather, in_axes, rows, kernel):
+    return _contract(rows, gather(kernel), in_axes)
+
+
+def _contract_gathered_backward(gather, in_axes, saved, gradient):
+    # Behind the barrier the kernel is another array for the compiler, and not gathered before the gradient is there.
+    rows, kernel, gradient = jax.lax.optimization_barrier((*saved, gradient))
+    whole, scatter = jax.vjp(gather, kernel)
+    rows_gradient, whole_gradient = jax.vjp(partial(_contract, in_axes=in_axes), rows, whole)[1](gradient)
+    return rows_gradient, *scatter(whole_gradient)
+
+
+_contract_gathered.defvjp(
+    lambda gather, in_axes, rows, kernel: (_contract_gathered(gather, in_axes, rows, kernel), (rows, kernel)),
+    _contract_gathered_backward,
+)
 
 
 class Linear(nn.Module):
@@ -59,7 +88,12 @@ class Linear(nn.Module):
 
     def __call__(self, x):
         kernel, bias = self.weights(x.shape[-self.in_axes :])
-        return linear(x, kernel, bias, in_axes=self.in_axes, dtype=self.dtype)
+        return linear(x, kernel, bias, in_axes=self.in_axes, dtype=self.dtype, gather=self.gather)
+
+    @property
+    def gather(self) -> Callable | None:
+        """How FSDP all-gathers the kernel, None where it is whole."""
+        return gather_of("/".join((*self.path, "kernel")))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -1,10 +1,18 @@
 """Sharding rules: the mesh axes over which each kind of layer is sharded, by parameter path.
 
 A rule is a regular expression for the end of a path and, per axis of the array, the mesh axis that shards it, or None.
-"fsdp" distributes a parameter's storage; it is all-gathered for use (Rajbhandari et al. 2020, stage 3). "tensor"
+"fsdp" distributes a parameter's storage; it is all-gathered for use (Rajbhandari et al. 2020, stage 3), in a block of a
+Transformer layer by layer, in the forward pass and again in the backward pass. "tensor"
 distributes the computation: each device has its own heads or hidden units (Shoeybi et al. 2019, section 3). Arrays that
 no rule matches, such as biases and norms, are replicated.
 """
+
+import contextlib
+import contextvars
+import re
+from collections.abc import Callable, Iterator
+
+import jax
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 
@@ -40,3 +48,30 @@ RECURRENT: Rules = (
 
 # Fully connected networks.
 DENSE: Rules = ((r"(fc\d+|head)/kernel", ("fsdp", "tensor")),)
+
+# Kernels that each layer all-gathers for itself, so that no more than a few are whole at a time; `Linear` does.
+_BY_LAYER = re.compile(r"(^|/)(\w*attention\d*/(query|key|value|out)|mlp/fc\d)/kernel$")
+
+Gather = Callable[[str, jax.Array], jax.Array]
+_gather: contextvars.ContextVar[Gather | None] = contextvars.ContextVar("gather", default=None)
+
+
+def gathered_by_layer(path: str) -> bool:
+    """Whether the parameter of this path is all-gathered by its layer, and not before the forward pass."""
+    return _BY_LAYER.search(path) is not None
+
+
+@contextlib.contextmanager
+def gathering(gather: Gather | None) -> Iterator[None]:
+    """Within this context, layers all-gather their kernels by `gather(path, kernel)`; None: kernels are whole."""
+    token = _gather.set(gather)
+    try:
+        yield
+    finally:
+        _gather.reset(token)
+
+
+def gather_of(path: str) -> Callable[[jax.Array], jax.Array] | None:
+    """Returns how the layer with the kernel of this path all-gathers it; None: the kernel is whole."""
+    gather = _gather.get()
+    return (lambda kernel: gather(path, kernel)) if gather and gathered_by_layer(path) else None

@@ -24,8 +24,8 @@ from jax.sharding import PartitionSpec as P
 from attnjax.errors import UserError, nearest
 from attnjax.nn import kernels
 from attnjax.nn.data_parallel import BATCH_AXIS
-from attnjax.nn.partition import Rules
-from attnjax.training.sharding import AXES, ROWS, shardings
+from attnjax.nn.partition import Rules, gathered_by_layer, gathering
+from attnjax.training.sharding import AXES, ROWS, parameter_sharding, shardings
 from attnjax.training.step import TrainStep
 
 PyTree = Any
@@ -169,7 +169,9 @@ class Devices:
             return step.update(state, jax.lax.psum(sums, BATCH_AXIS), model_state)
 
         def sharded(state, batch):
-            state, metrics = step.update(state, *step.sums(state.replace(params=self._all_gather(state.params)), batch))
+            with gathering(self._gather if self.fsdp > 1 else None):
+                sums = step.sums(state.replace(params=self._all_gather(state.params)), batch)
+            state, metrics = step.update(state, *sums)
             return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
         if self.kind == "jit":
@@ -177,12 +179,27 @@ class Devices:
         return jax.jit(self._mapped(data_parallel, P()) if self._maps else step, donate_argnums=0)
 
     def _all_gather(self, params):
-        """All-gathers parameters over "fsdp" before the forward pass.
+        """All-gathers the parameters over "fsdp" that no layer gathers for itself.
 
         Otherwise the compiler may shard activations like the kernels, and copy them whole to change that.
         """
-        gathered = shardings(params, self.rules, self.mesh, gathered=True)
-        return jax.lax.with_sharding_constraint(params, gathered)
+
+        def gather(path, x):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return x if self.fsdp > 1 and gathered_by_layer(name) else self._gather(name, x)
+
+        return jax.tree_util.tree_map_with_path(gather, params)
+
+    def _gather(self, path, x):
+        """Returns a parameter as the loss computes with it; its gradient is sharded like the parameter."""
+        whole, shard = (parameter_sharding(path, x.shape, self.rules, self.mesh, gathered=g) for g in (True, False))
+
+        @jax.custom_vjp
+        def gather(x):
+            return jax.lax.with_sharding_constraint(x, whole)
+
+        gather.defvjp(lambda x: (gather(x), None), lambda _, g: (jax.lax.with_sharding_constraint(g, shard),))
+        return gather(x)
 
 
 def _put(x, sharding):

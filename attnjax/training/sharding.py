@@ -37,16 +37,18 @@ def spec(path: str, shape: tuple[int, ...], rules: Rules | None, sizes: dict[str
     return P()
 
 
-def shardings(tree: Any, rules: Rules | None, mesh: Mesh, *, gathered: bool = False) -> Any:
-    """Returns a NamedSharding for each array or shape of a state, or of a part of one.
+def parameter_sharding(
+    path: str, shape: tuple[int, ...], rules: Rules | None, mesh: Mesh, *, gathered: bool = False
+) -> NamedSharding:
+    """Returns the sharding of the array at `path`; `gathered`: as the loss computes with it, whole over "fsdp"."""
+    axes = spec(path, shape, rules, dict(mesh.shape))
+    return NamedSharding(mesh, P(*(None if gathered and axis == "fsdp" else axis for axis in axes)))
 
-    `gathered`: as the loss computes with parameters, after their all-gather over "fsdp".
-    """
-    sizes = dict(mesh.shape)
+
+def shardings(tree: Any, rules: Rules | None, mesh: Mesh) -> Any:
+    """Returns a NamedSharding for each array or shape of a state, or of a part of one."""
 
     def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        axes = spec(name, leaf.shape, rules, sizes)
-        return NamedSharding(mesh, P(*(None if gathered and axis == "fsdp" else axis for axis in axes)))
+        return parameter_sharding(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, rules, mesh)
 
     return jax.tree_util.tree_map_with_path(place, tree)
