@@ -2,11 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from attnjax.errors import UserError
 from attnjax.nn.attention import MultiHeadAttention
 from attnjax.nn.kernels import choose_kernel, compiling_for, fused_attention, recorded, resolve_precision
 from attnjax.nn.masks import Mask
+from attnjax.nn.partition import ATTENTION
+from attnjax.training import devices
+from attnjax.training.sharding import shardings
 
 B, Q, K, D, H = 2, 5, 7, 12, 3
 
@@ -214,3 +218,20 @@ def test_bad_fields_are_named(inputs):
         jax.eval_shape(MultiHeadAttention(5, D).init, jax.random.key(0), inputs[0])
     with pytest.raises(UserError, match="head_major"):
         jax.eval_shape(MultiHeadAttention(3, D, kernel="flash").init, jax.random.key(0), inputs[0])
+
+
+def test_with_tensor_parallelism_each_device_projects_its_own_heads():
+    """Queries, keys and values share a product; its axis of heads stays sharded, and no device repeats another's."""
+    mesh = devices.make("jit", tensor=8).mesh
+    module, x = MultiHeadAttention(8, 64), jnp.ones((2, 16, 64))
+    shapes = {"attention": jax.eval_shape(module.init, jax.random.key(0), x)["params"]}
+
+    def attend(variables, x):
+        return module.apply({"params": variables["attention"]}, x)
+
+    def operations(sharding):
+        inputs = jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, sharding)
+        return jax.jit(attend).lower(inputs, x).compile().cost_analysis()["flops"]
+
+    whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), shapes)
+    assert operations(shardings(shapes, ATTENTION, mesh)) < 1.2 / 8 * operations(whole)
