@@ -4,6 +4,7 @@ In float32, with the products' highest precision, both agree up to rounding. In 
 from the CPU's float32 gradients as the CPU's own bfloat16 gradients are.
 """
 
+import contextlib
 import functools
 
 import jax
@@ -98,19 +99,11 @@ def prepared(name):
     return objective, jax.device_get((params, variables[1])), batch
 
 
-class on:
+@contextlib.contextmanager
+def on(backend):
     """Computes on the first device of a backend, with the kernels for it."""
-
-    def __init__(self, backend):
-        self.contexts = [jax.default_device(jax.devices(backend)[0]), compiling_for(backend)]
-
-    def __enter__(self):
-        for context in self.contexts:
-            context.__enter__()
-
-    def __exit__(self, *error):
-        for context in reversed(self.contexts):
-            context.__exit__(*error)
+    with jax.default_device(jax.devices(backend)[0]), compiling_for(backend):
+        yield
 
 
 @functools.cache

@@ -7,6 +7,7 @@ every block. CPUs use it: they take longer to compute a tanh or erf again than t
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -35,16 +36,8 @@ def _saving_input(function: Function, derivative: Function) -> Function:
     return lambda x: function(x) if backend() == "cpu" else call(x)
 
 
-def _gelu(x):
-    return jax.nn.gelu(x, approximate=False)
-
-
 def _gelu_derivative(x):
     return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)) + x * jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def _gelu_tanh(x):
-    return jax.nn.gelu(x, approximate=True)
 
 
 def _gelu_tanh_derivative(x):
@@ -59,8 +52,8 @@ ACTIVATIONS: dict[str, Function] = {
     "relu": nn.relu,
     "swish": nn.swish,
     "tanh": nn.tanh,
-    "gelu": _saving_input(_gelu, _gelu_derivative),  # erf: timm, Hugging Face, Swin
-    "gelu_tanh": _saving_input(_gelu_tanh, _gelu_tanh_derivative),  # Google's ViT
+    "gelu": _saving_input(partial(nn.gelu, approximate=False), _gelu_derivative),  # erf: timm, Hugging Face, Swin
+    "gelu_tanh": _saving_input(partial(nn.gelu, approximate=True), _gelu_tanh_derivative),  # Google's ViT
 }
 
 

@@ -16,7 +16,6 @@ from attnjax.nn.kernels import KERNELS, attention_weights, choose_kernel, fused_
 from attnjax.nn.linear import Linear, linear
 from attnjax.nn.masks import Mask
 from attnjax.nn.positions import RelativePositions
-from attnjax.nn.window_kernel import window_attention
 from attnjax.nn.windows import Pair
 
 Cache = dict[str, jax.Array]  # "key" and "value", (B, H, K, d)
@@ -159,6 +158,8 @@ class MultiHeadAttention(nn.Module):
 
     def _in_windows(self, x_BVND, mask_V1NN, bias_1HNN):
         """Returns the attention's output (B, V, N, H, d) inside each of the V windows of an image."""
+        from attnjax.nn.window_kernel import window_attention  # Pallas takes a moment, and only GPUs need it
+
         qkv_BVNPHd = self._project_together(x_BVND, self.query, self.key, self.value)
         mask_VNN = None if mask_V1NN is None else mask_V1NN[:, 0]
         N = x_BVND.shape[-2]

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from attnjax.errors import check_choice
-from attnjax.nn import window_kernel
 from attnjax.nn.masks import Mask
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-KERNELS = ("auto", "head_major", "xla", "cudnn", "windows")
+KERNELS = ("auto", "head_major", "xla", "cudnn")  # that a config can ask for
+WINDOW_TILE = 64  # the most tokens of a window that the kernel for windows takes
 MULTIPLE = 8  # cuDNN's backward pass refuses odd numbers of tokens, so they are padded to a multiple of this
 
 _backend: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
@@ -108,7 +108,7 @@ def choose_kernel(
         return "xla", "fastest on TPUs"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return "xla", f"cuDNN has no kernel for {dtype}"
-    if window and window_kernel.fits(window, head_dim) and not _partitioned.get():
+    if 0 < window <= WINDOW_TILE and head_dim in (16, 32, 64) and not _partitioned.get():
         return "windows", "a small window's attention weights fit on the chip"
     if biased or masked:
         return "xla", f"a {'bias' if biased else 'mask'} is an array of all pairs of tokens"

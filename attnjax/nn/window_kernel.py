@@ -12,18 +12,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-TILE = 64  # rows and columns of the weights on the chip: the most tokens of a window
+from attnjax.nn.kernels import WINDOW_TILE as TILE  # rows and columns of the attention weights on the chip
+
 _MASKED = -1e30
 _GROUP = 16  # windows of one program of the backward pass, which adds up their gradients of the bias
-
-
-def fits(tokens: int, head_dim: int) -> bool:
-    """Whether the kernel takes windows of this many tokens, with this many features per head."""
-    return tokens <= TILE and head_dim in (16, 32, 64)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -39,15 +34,13 @@ def window_attention(qkv_WNPHd, bias_HNN, mask_VNN, interpret=False):
     return _forward(qkv_WNPHd, bias_HNN, mask_VNN, interpret)[0]
 
 
-def _tile(ref, *index, tokens):
+def _tile(ref, window, *rest, tokens):
     """Returns rows of a window, zeros beyond its tokens: (TILE, d)."""
-    window, *rest = index
     rows = jnp.arange(TILE)[:, None] < tokens
     return plgpu.load(ref.at[(window, pl.ds(0, TILE), *rest, slice(None))], mask=rows, other=0)
 
 
-def _store(ref, value, *index, tokens):
-    window, *rest = index
+def _store(ref, value, window, *rest, tokens):
     rows = jnp.arange(TILE)[:, None] < tokens
     plgpu.store(ref.at[(window, pl.ds(0, TILE), *rest, slice(None))], value.astype(ref.dtype), mask=rows)
 
@@ -121,7 +114,7 @@ def _forward(qkv_WNPHd, bias_HNN, mask_VNN, interpret):
 
 
 def _backward(interpret, inputs, gradient_WNHd):
-    qkv_WNPHd, _, mask_VNN = inputs
+    qkv_WNPHd, *_ = inputs
     W, N, _, H, _ = qkv_WNPHd.shape
     group = math.gcd(W, _GROUP)
     shapes = (
@@ -130,8 +123,7 @@ def _backward(interpret, inputs, gradient_WNHd):
     )
     program = functools.partial(_backward_program, tokens=N, group=group)
     d_qkv, d_bias = _call(program, (*inputs, gradient_WNHd), shapes, (W // group, H), interpret)
-    d_mask = None if mask_VNN is None else np.zeros(mask_VNN.shape, jax.dtypes.float0)
-    return d_qkv, d_bias.sum(0)[:, :N, :N], d_mask
+    return d_qkv, d_bias.sum(0)[:, :N, :N], None
 
 
 window_attention.defvjp(_forward, _backward)

@@ -10,6 +10,7 @@ Both kinds run the same pure step on a mesh with the axes "data", "fsdp" and "te
 A batch has the same rows either way, and each process brings its share of them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -103,9 +104,9 @@ class Devices:
 
         state = jax.tree.map(shape, state, self.shardings(state))
         batch = jax.tree.map(lambda x: shape(x, self._rows, jax.process_count()), batch)
-        if not self.over:
-            return self._compiled(step).trace(state, batch)
-        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # kernels of Pallas ask which GPU it is
+        # Kernels of Pallas ask which GPU it is.
+        target = jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh) if self.over else contextlib.nullcontext()
+        with target:
             return self._compiled(step).trace(state, batch)
 
     def evaluate(self, step: Callable) -> Callable:
