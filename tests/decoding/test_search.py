@@ -174,10 +174,10 @@ def beams(decoder, options, examples=EXAMPLES, **arrays):
     return run(beam_search, decoder, options, examples=examples, **arrays)
 
 
-SEARCHES = pytest.mark.parametrize("search", [beams, samples])
+searches = pytest.mark.parametrize("search", [beams, samples])
 
 
-@SEARCHES
+@searches
 @cases
 def test_constraints_hold_and_n_best_differ(decoder, search, case):
     fields, arrays = CASES[case]
@@ -199,7 +199,7 @@ def test_constraints_hold_and_n_best_differ(decoder, search, case):
     assert (found.tokens[after] == PAD).all() and (found.log_probs[after] == 0).all()
 
 
-@SEARCHES
+@searches
 def test_a_result_does_not_depend_on_the_batch(decoder, search):
     options = Options(max_length=9, beam_size=3, n_best=3, length_penalty="gnmt", alpha=0.6)
     together = search(decoder, options, examples=[2, 0, 3, 1], max_lengths=LIMITS)

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from attnjax.decoding import Options, beam_search, greedy
 from attnjax.models.transformer import Transformer
-from attnjax.nn.blocks import ACTIVATIONS
+from attnjax.nn.activations import ACTIVATIONS
 from attnjax.weights import huggingface, marian
 from attnjax.weights import transformer as weights
 from attnjax.weights.naming import HUGGINGFACE_ACTIVATIONS, to_published
