@@ -61,7 +61,7 @@ def plot_captions(run: "Run", path: Path, count: int) -> None:
 
     source = run.task.data.open(run.config.data.test)
     index = np.arange(min(count, len(source)))
-    images = eval_batch(source.images, index, run.task.image_format)["image"]
+    images = run.task.image_format.normalise(eval_batch(source.images, index, run.task.image_format)["image"])
     sentences = None if source.sources is None else source.sources[: len(index)]
     found = run.task.describe(run.variables, len(index), lambda i: images[i], sentences)
     texts = [f"{best[0].text} ({source.references[i][0]})" for i, best in enumerate(found)]
@@ -74,7 +74,7 @@ def plot_attention(run: "Run", path: Path, count: int) -> None:
 
     from attnjax.reports import attention, figures
 
-    batch = next(iter(run.task.eval_batches(run.task.data.open(run.config.data.test))))
+    batch = run.task.prepare(next(iter(run.task.eval_batches(run.task.data.open(run.config.data.test)))))
     images, labels = batch["image"][:count], batch["label"][:count]
     classes, predicted = run.task.classes, np.asarray(run.objective.logits(*run.variables, images)).argmax(-1)
     names = [

@@ -149,7 +149,7 @@ def shuffled(source: CaptionSource) -> CaptionSource:
 def training_images(
     source: ImageSource, index: np.ndarray, image_format: ImageFormat, augmentation: Augmentation
 ) -> Attach:
-    """Returns a function that adds augmented images to batches of pairs; pair i has the image `index[i]`.
+    """Returns a function that adds images, as `training_batch` does, to batches of pairs; pair i has `index[i]`.
 
     UserError if the augmentation mixes or repeats images, which needs class labels.
     """
@@ -159,7 +159,8 @@ def training_images(
     def attach(pairs: np.ndarray, rows: slice, rng: np.random.Generator) -> Batch:
         images = np.where(pairs < 0, -1, index[pairs])
         batch = training_batch(source, images, rows, rng, image_format, augmentation)
-        return {name: batch[name] for name in ("image", "mask")}
+        del batch["label"]
+        return batch
 
     return attach
 

@@ -1,4 +1,4 @@
-"""Random masks that do not depend on how many devices share the batch."""
+"""Random numbers for the rows of a batch that do not depend on how many devices share it."""
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +21,32 @@ def bernoulli(key: jax.Array, p: float | jax.Array, shape: tuple[int, ...]) -> j
 
     Where the batch is sharded, these are this device's rows of the array for the global batch, so that with one key on
     all devices the draws are those of a single device.
-
-    Element i of row r is a hash of i, r and the key: each is computed where it is used. JAX's generators took up to a
-    fifth of a training step on a GPU for the masks of dropout.
     """
     rows = jnp.arange(shape[0], dtype=jnp.uint32)
     if (axis := batch_axis()) is not None:
         rows += jax.lax.axis_index(axis).astype(jnp.uint32) * shape[0]
-    rows = rows.reshape(-1, *(1,) * (len(shape) - 1))
-    first, second = (_hash(_hash(rows) ^ seed) for seed in jax.random.bits(key, (2,), jnp.uint32))
+    seeds = _hash(_hash(rows)[:, None] ^ jax.random.bits(key, (2,), jnp.uint32))
+    return _uniform(seeds, shape[1:]) < p
+
+
+def normal(seeds: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns float32 (B, *shape) from the standard normal distribution, each row from its seed, (B, 2) uint32."""
+    # The middle of each of the 2**24 intervals, as 0 and 1 would be infinite.
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(2 * _uniform(_hash(seeds), shape) - np.float32(1 - 2**-24))
+
+
+def _uniform(seeds, shape):
+    """Returns float32 (B, *shape) from 0 to 1 - 2**-24: element i of a row is a hash of i and the row's two seeds.
+
+    Each is computed where it is used. JAX's generators took up to a fifth of a training step on a GPU for the masks of
+    dropout.
+    """
+    first, second = (seeds[:, i].reshape(-1, *(1,) * len(shape)) for i in range(2))
     index = jnp.zeros((), jnp.uint32)
-    for dimension, size in enumerate(shape[1:], 1):
-        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape[1:]), dimension)
+    for dimension, size in enumerate(shape, 1):
+        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), dimension)
     bits = _hash(second ^ _mix((index + first) * np.uint32(0x9E3779B9), 16))
-    return (bits >> 8).astype(jnp.float32) * 2**-24 < p
+    return (bits >> 8).astype(jnp.float32) * 2**-24
 
 
 def _mix(x, shift):

@@ -75,8 +75,9 @@ class Experiment:
     @property
     def train_step(self) -> TrainStep:
         """The training step, to be compiled by `devices.train_step`."""
-        config = self.config
-        return TrainStep(self.task.objective, self.optimizer, self.schedule, config.ema_decay, config.accumulate)
+        config, task = self.config, self.task
+        options = (config.ema_decay, config.accumulate, task.prepare)
+        return TrainStep(task.objective, self.optimizer, self.schedule, *options)
 
     def create_state(self) -> TrainState:
         """Returns the state at step 0, on the first device."""

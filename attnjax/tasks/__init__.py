@@ -65,6 +65,9 @@ class Task(Protocol):
     def batches(self) -> Any:
         """The endless iterator over this process's training batches, which can be checkpointed."""
 
+    def prepare(self, batch) -> dict:
+        """The part of a batch's preprocessing that is compiled with the training step."""
+
     def batch_shapes(self, batch) -> list[Shapes]:
         """The shapes of each kind of training batch, of which `batch` is one."""
 

@@ -16,6 +16,7 @@ from attnjax.data.captions import CaptionOptions, CaptionSource, open_captions, 
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.format import ImageFormat, read_image
 from attnjax.data.images.pipeline import eval_batch
+from attnjax.data.images.preparation import prepare
 from attnjax.data.text.vocabulary import EOS, Vocabulary, encode, load_vocabulary
 from attnjax.errors import UserError
 from attnjax.metrics import bleu as metrics
@@ -138,6 +139,10 @@ class CaptioningTask(TextTask):
             attach = training_images(source.images, source.pairs()[1], self.image_format, self.augmentation)
         return self.pairs.batches(attach=attach, prefetch=PREFETCH)
 
+    def prepare(self, batch):
+        """Returns a batch as the objective takes it; see `preparation.prepare`."""
+        return prepare(batch, self.image_format) if "image" in batch else batch
+
     # Evaluation
 
     def validate(self, variables) -> dict[str, float]:
@@ -221,7 +226,7 @@ class CaptioningTask(TextTask):
         """Returns the best text of each example."""
 
         def image(indices):
-            return eval_batch(source.images, indices, self.image_format)["image"]
+            return self.image_format.normalise(eval_batch(source.images, indices, self.image_format)["image"])
 
         found = self.describe(variables, len(source), image, source.sources, **decoding)
         return [best[0].text for best in found]

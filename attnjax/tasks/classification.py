@@ -15,6 +15,7 @@ from attnjax import models
 from attnjax.data.images import pipeline
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.format import ImageFormat, read_image
+from attnjax.data.images.preparation import prepare
 from attnjax.data.images.sources import ImageSource, open_source
 from attnjax.errors import UserError
 from attnjax.files import write_atomically
@@ -127,6 +128,10 @@ class ClassificationTask:
             shard=this_shard(),
         )
 
+    def prepare(self, batch):
+        """Returns a batch as the objective takes it; see `preparation.prepare`."""
+        return prepare(batch, self.image_format)
+
     def batch_shapes(self, batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         return [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)]
 
@@ -157,7 +162,7 @@ class ClassificationTask:
 
     @functools.cached_property
     def _eval_step(self):
-        return self.devices.evaluate(make_eval_step(self.objective))
+        return self.devices.evaluate(make_eval_step(self.objective, self.prepare))
 
 
 def make_image_format(data: ConfigDict) -> ImageFormat:

@@ -124,6 +124,10 @@ class TextTask:
     def steps_per_epoch(self) -> int:
         return self.pairs.layout.batches
 
+    def prepare(self, batch):
+        """Returns a batch as the objective takes it."""
+        return batch
+
     def batch_shapes(self, batch: pipeline.Batch) -> list[dict[str, jax.ShapeDtypeStruct]]:
         return self.pairs.shapes(batch)
 
@@ -141,4 +145,4 @@ class TextTask:
 
     @functools.cached_property
     def _eval_step(self):
-        return self.devices.evaluate(make_eval_step(self.objective))
+        return self.devices.evaluate(make_eval_step(self.objective, self.prepare))

@@ -171,13 +171,16 @@ class Devices:
 
         def sharded(state, batch):
             with gathering(self._gather if self.fsdp > 1 else None):
-                sums = step.sums(state.replace(params=self._all_gather(state.params)), batch)
+                sums = step.sums(state.replace(params=self._all_gather(state.params)), step.prepare(batch))
             state, metrics = step.update(state, *sums)
             return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
         if self.kind == "jit":
             return jax.jit(self._program(sharded), donate_argnums=0)
-        return jax.jit(self._mapped(data_parallel, P()) if self._maps else step, donate_argnums=0)
+        if not self._maps:
+            return jax.jit(step, donate_argnums=0)
+        mapped = self._mapped(data_parallel, P())
+        return jax.jit(lambda state, batch: mapped(state, step.prepare(batch)), donate_argnums=0)
 
     def _all_gather(self, params):
         """All-gathers the parameters over "fsdp" that no layer gathers for itself.

@@ -12,16 +12,21 @@ from attnjax.objectives import Objective
 from attnjax.training.state import TrainState
 
 PyTree = Any
+Prepare = Callable[[dict], dict]
 Sums = tuple[PyTree, jax.Array, dict]  # summed gradients, their weight, metrics: name -> (sum, weight)
+
+
+def _unchanged(batch):
+    return batch
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """A pure function (state, batch) -> (state, metrics); metrics are name -> (sum, weight).
 
-    It has two halves. `sums` adds up gradients and metrics over the rows that it is given, `update` divides by the
-    total weight and applies the optimizer. Sums of parts add up to those of the batch, so any number of devices and
-    microbatches gives the same step: data parallelism is an all-reduce between the two halves.
+    After the preparation of the batch it has two halves. `sums` adds up gradients and metrics over the rows that it is
+    given, `update` divides by the total weight and applies the optimizer. Sums of parts add up to those of the batch,
+    so any number of devices and microbatches gives the same step: data parallelism is an all-reduce between the halves.
     """
 
     objective: Objective
@@ -29,12 +34,13 @@ class TrainStep:
     schedule: optax.Schedule
     ema_decay: float = 0.0
     accumulate: int = 1  # microbatches whose gradients are accumulated
+    prepare: Prepare = _unchanged  # the part of preprocessing that the device does, on the whole batch
 
     def __call__(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        return self.update(state, *self.sums(state, batch))
+        return self.update(state, *self.sums(state, self.prepare(batch)))
 
     def sums(self, state: TrainState, batch: dict) -> tuple[Sums, PyTree]:
-        """Returns the sums over a batch's rows, and the new model state (batch statistics)."""
+        """Returns the sums over a prepared batch's rows, and the new model state (batch statistics)."""
         rng = jax.random.fold_in(state.rng, state.step)
         if self.accumulate == 1:
             return self._sums(state.params, state.model_state, batch, rng)
@@ -93,6 +99,8 @@ def _update_ema(state, params, decay):
     return optax.incremental_update(params, state.ema, 1 - decay)
 
 
-def make_eval_step(objective: Objective) -> Callable[[tuple[PyTree, PyTree], dict], dict]:
+def make_eval_step(
+    objective: Objective, prepare: Prepare = _unchanged
+) -> Callable[[tuple[PyTree, PyTree], dict], dict]:
     """Returns eval_step(variables, batch) -> metrics, name -> (sum, weight), for variables (params, model_state)."""
-    return lambda variables, batch: objective.evaluate(*variables, batch)
+    return lambda variables, batch: objective.evaluate(*variables, prepare(batch))

@@ -11,6 +11,7 @@ from attnjax.data.captions import CaptionOptions, open_captions, shuffled, train
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.format import ImageFormat
 from attnjax.data.images.pipeline import eval_batch
+from attnjax.data.images.preparation import prepare
 from attnjax.errors import UserError
 
 CAPTIONS = {
@@ -264,7 +265,7 @@ SMALL = ImageFormat((8, 6))
 
 def test_images_of_any_kind_are_rgb_of_one_size(odd_images):
     images = open_one(odd_images).images
-    batch = eval_batch(images, np.array([*range(len(images)), -1]), SMALL)["image"]
+    batch = np.asarray(prepare(eval_batch(images, np.array([*range(len(images)), -1]), SMALL), SMALL)["image"])
     assert batch.shape == (8, 8, 6, 3) and batch.dtype == np.float32 and not batch[-1].any()
     assert batch.min() >= -1 and batch.max() <= 1 and all(image.any() for image in batch[:-1])
     names = [images.name(i).rsplit("/", 1)[1] for i in range(len(images))]
@@ -280,7 +281,7 @@ def test_a_truncated_image_is_named_or_masked(odd_images, tmp_path, caplog):
     with pytest.raises(UserError, match=rf"cannot read image {path}: "):
         eval_batch(images, np.arange(len(images)), SMALL)
     images = open_one(odd_images, skip_corrupt=True).images
-    batch = eval_batch(images, np.arange(len(images)), SMALL)["image"]
+    batch = prepare(eval_batch(images, np.arange(len(images)), SMALL), SMALL)["image"]
     assert [bool(image.any()) for image in batch] == [True] * 6 + [False]
     assert f"skipping image {path}" in caplog.text
 

@@ -1,9 +1,15 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from attnjax import models
+from attnjax.data.images.augment import Augmentation
+from attnjax.data.images.batch_ops import draw_mix
+from attnjax.data.images.format import ImageFormat
+from attnjax.data.images.preparation import prepare
 from attnjax.metrics import sums as metrics
 from attnjax.objectives.classification import ClassificationObjective
 from attnjax.training import devices as devices_lib
@@ -123,3 +129,25 @@ def test_smoothed_and_mixed_loss_by_hand():
         expected -= ((0.9 * target + 0.1 / 5) * log_p[i]).sum()
     assert weight == 13
     np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "jit"])
+@pytest.mark.parametrize(("rows", "accumulate"), [(8, 1), (16, 1), (16, 2)])  # pairs of two devices, and of one
+def test_pairs_are_mixed_before_the_batch_is_divided(kind, rows, accumulate):
+    rng, image_format = np.random.default_rng(0), ImageFormat((32, 32), 1)
+    weights, boxes = draw_mix(rng, rows // 2, (32, 32), Augmentation(mixup=1.0, cutmix=1.0))
+    batch = {
+        "image": rng.integers(0, 256, (rows, 32, 32, 1), np.uint8),
+        "label": rng.integers(5, size=rows).astype(np.int32),
+        "mask": np.arange(rows) != 3,
+        "mix_weight": weights.repeat(2),
+        "mix_box": boxes.repeat(2, axis=0),
+    }
+    _, start, train_step = setup("mlp")
+    whole, prepared = train_step(start, prepare(batch, image_format))
+    step = dataclasses.replace(train_step, accumulate=accumulate, prepare=lambda batch: prepare(batch, image_format))
+    devices = devices_lib.make(kind)
+    shared, metrics_of_parts = devices.train_step(step)(devices.place(start), batch)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(shared.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert metrics.means(prepared) == pytest.approx(metrics.means(metrics_of_parts), rel=1e-4)

@@ -11,7 +11,9 @@ ERASE_FILLS = ("noise", "zero")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images, applied in this order, by default none; UserError if a value is impossible.
+    """Augmentation of training images, by default none; UserError if a value is impossible.
+
+    Applied in this order, except that the flip comes after RandAugment, which does not change the distribution.
 
     Attributes:
         crop: `pad` (zero-pad by `pad` pixels and crop at a random offset), `resized` (crop a random share `scale` of
@@ -64,14 +66,13 @@ class Augmentation:
         _check(self, "ratio", _ascending(self.ratio), "(low, high) with 0 < low <= high")
 
     @property
-    def needs_row_generators(self) -> bool:
-        """Whether some operation draws image by image, from a generator per row."""
-        noise = self.erase > 0 and self.erase_fill == "noise"
-        return self.crop == "resized" or self.color_jitter > 0 or self.randaugment_layers > 0 or noise
+    def by_image(self) -> bool:
+        """Whether some operation is done image by image, with a generator per row."""
+        return self.crop == "resized" or self.color_jitter > 0 or self.randaugment_layers > 0
 
     @property
     def mixes(self) -> bool:
-        """Whether batches have `label_other` and `label_weight`."""
+        """Whether images are mixed in pairs, so that prepared batches have `label_other` and `label_weight`."""
         return self.mixup > 0 or self.cutmix > 0
 
 

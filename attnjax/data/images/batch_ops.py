@@ -1,11 +1,12 @@
 """Augmentation of a batch `(B, H, W, C)`: pad-and-crop, flip, random erasing (Zhong 2017), mixup and CutMix.
 
 Each function takes what a `draw_*` function or its caller drew for the rows, so that the rows of a global batch can be
-divided among processes without changing them.
+divided among processes without changing them. All but `pad_crop` work on arrays of NumPy and of JAX, where they are
+part of the compiled step.
 """
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,6 +16,7 @@ from attnjax.data.images.augment import Augmentation
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_RATIO = (0.3, 1 / 0.3)
 ERASE_TRIES = 10
+Array = Any  # of NumPy or JAX
 
 
 def pad_crop(images: np.ndarray, pad: int, offsets: np.ndarray) -> np.ndarray:
@@ -25,15 +27,13 @@ def pad_crop(images: np.ndarray, pad: int, offsets: np.ndarray) -> np.ndarray:
     return windows[np.arange(len(images)), offsets[:, 0], offsets[:, 1]]
 
 
-def flip(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def flip(images: Array, chosen: Array) -> Array:
     """Mirrors the rows with `chosen`, bool `(B,)`, left to right."""
-    flipped = images.copy()
-    flipped[chosen] = images[chosen, :, ::-1]
-    return flipped
+    return _namespace(images).where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int], probability: float) -> np.ndarray:
-    """Draws boxes (top, left, height, width), int `(count, 4)`, for random erasing (Zhong 2017, algorithm 1).
+    """Draws boxes (top, left, height, width), int32 `(count, 4)`, for random erasing (Zhong 2017, algorithm 1).
 
     A box has a share of the image in `ERASE_AREA` and an aspect in `ERASE_RATIO`; rows not to be erased get an empty
     box.
@@ -49,23 +49,18 @@ def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]
     sizes = np.stack([heights[first], widths[first]], axis=1)
     corners = (rng.random((count, 2)) * (np.array(size) - sizes + 1)).astype(int)
     erased = fits.any(axis=1) & (rng.random(count) < probability)
-    return np.concatenate([corners, sizes], axis=1) * erased[:, None]
+    return (np.concatenate([corners, sizes], axis=1) * erased[:, None]).astype(np.int32)
 
 
-def erase(images: np.ndarray, boxes: np.ndarray, rngs: Sequence[np.random.Generator] | None = None) -> np.ndarray:
-    """Fills each row's box with normal noise from the row's generator, or with zeros if there are no generators."""
-    erased = images.copy()
-    for row in np.flatnonzero(boxes[:, 2]).tolist():
-        top, left, height, width = boxes[row]
-        patch = erased[row, top : top + height, left : left + width]
-        patch[...] = 0 if rngs is None else rngs[row].standard_normal(patch.shape, np.float32)
-    return erased
+def erase(images: Array, boxes: Array, noise: Array | float = 0.0) -> Array:
+    """Fills each row's box with `noise`, an array like `images`, or zeros."""
+    return _namespace(images).where(_inside(images, boxes), noise, images)
 
 
 def draw_mix(
     rng: np.random.Generator, count: int, size: tuple[int, int], augmentation: Augmentation
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws how each of `count` pairs is mixed: weights float32 `(count,)` and boxes int `(count, 4)`.
+    """Draws how each of `count` pairs is mixed: weights float32 `(count,)` and boxes int32 `(count, 4)`.
 
     An image keeps the share `weight` of itself outside the box and takes the box from its partner. Mixup (Zhang 2018)
     has a weight from Beta(mixup, mixup) and no box; CutMix (Yun 2019) has weight 1 and a box of the share
@@ -80,27 +75,32 @@ def draw_mix(
     low = np.clip(centers - sides.astype(int) // 2, 0, size)
     high = np.clip(centers + sides.astype(int) // 2, 0, size)
     boxes = np.concatenate([low, high - low], axis=1) * (cut & mixed)[:, None]
-    return np.where(mixed & ~cut, weights, 1).astype(np.float32), boxes
+    return np.where(mixed & ~cut, weights, 1).astype(np.float32), boxes.astype(np.int32)
 
 
-def mix(
-    images: np.ndarray, labels: np.ndarray, weights: np.ndarray, boxes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mix(images: Array, labels: Array, weights: Array, boxes: Array) -> tuple[Array, Array, Array]:
     """Mixes rows 2k and 2k + 1 with each other; `weights` and `boxes` `(B, ...)` repeat the draw of each pair.
 
     Returns the images, `label_other` `(B,)`, and `label_weight` float32 `(B,)`, the weight of a row's own label; for
     CutMix it follows from the area of the clipped box.
     """
-    size = images.shape[1:3]
-    rows, columns = (np.arange(side)[None, :] for side in size)
-    top, left, height, width = (column[:, None] for column in boxes.T)
-    in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
-    inside = in_rows[:, :, None] & in_columns[:, None, :]
-    share = np.where(inside, np.float32(0), weights[:, None, None])[..., None]
-    mixed = images * share + _partner(images) * (1 - share)
-    label_weight = weights * (1 - height[:, 0] * width[:, 0] / math.prod(size)).astype(np.float32)
-    return mixed, _partner(labels), label_weight
+    share = _namespace(images).where(_inside(images, boxes), np.float32(0), weights[:, None, None, None])
+    mixed = images * share + partner(images) * (1 - share)
+    area = (boxes[:, 2] * boxes[:, 3] / math.prod(images.shape[1:3])).astype(np.float32)
+    return mixed, partner(labels), weights * (1 - area)
 
 
-def _partner(rows: np.ndarray) -> np.ndarray:
+def partner(rows: Array) -> Array:
+    """Returns the row that each row is paired with: 2k + 1 for 2k, and the other way round."""
     return rows.reshape(-1, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
+
+
+def _inside(images, boxes):
+    """Returns which pixels are in their row's box (top, left, height, width), bool `(B, H, W, 1)`."""
+    (top, left, height, width), (rows, columns) = boxes.T[..., None], map(np.arange, images.shape[1:3])
+    in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
+    return in_rows[:, :, None, None] & in_columns[:, None, :, None]
+
+
+def _namespace(images):
+    return images.__array_namespace__()

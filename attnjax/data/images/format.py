@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -85,12 +86,10 @@ class ImageFormat:
             return images
         return np.stack([self.fit(image, train=train) for image in images])
 
-    def normalise(self, images: np.ndarray) -> np.ndarray:
-        """Returns `(images / 255 - mean) / std` in float32 for uint8 images `(..., C)`."""
+    def normalise(self, images: Any) -> Any:
+        """Returns `(images / 255 - mean) / std` in float32 for uint8 images `(..., C)` of NumPy or JAX."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
-        normalised = images * (1 / (255 * std)).astype(np.float32)
-        normalised += (-mean / std).astype(np.float32)
-        return normalised
+        return images * (1 / (255 * std)).astype(np.float32) + (-mean / std).astype(np.float32)
 
 
 def read_image(path: Path, image_format: ImageFormat) -> np.ndarray:

@@ -38,9 +38,10 @@ def train_iterator(
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over this process's rows of shuffled, augmented batches.
 
-    `batch_size` is global; B = batch_size / shard.count rows come out: `image` `(B, H, W, C)` float32, `label` `(B,)`
-    int32, `mask` `(B,)` bool (False for a skipped corrupt image), and if `augmentation.mixes`, `label_other` `(B,)`
-    int32 and `label_weight` `(B,)` float32, the weight of `label`.
+    `batch_size` is global; B = batch_size / shard.count rows come out: `image` `(B, H, W, C)` uint8, `label` `(B,)`
+    int32, `mask` `(B,)` bool (False for a skipped corrupt image), and what is left to do in the compiled step by
+    `preparation.prepare`, with what was drawn for it: `flip` `(B,)` bool, `erase` `(B, 4)` int32, `erase_seed` `(B, 2)`
+    uint32, `mix_weight` `(B,)` float32, `mix_box` `(B, 4)` int32.
 
     Every epoch is a new permutation drawn from `seed`; batches may straddle epochs. With `repeats` r, a batch has
     batch_size / r distinct images. The iterator has `get_state` and `set_state` and works with
@@ -89,26 +90,19 @@ def training_batch(
 ) -> Batch:
     """Returns `rows` of the global batch of `indices`, as in `train_iterator`; `rng` draws for the global batch.
 
-    An index of -1 is a row of zeros whose `mask` is False.
+    An index of -1 is a row whose `mask` is False.
     """
     draws = _draw(augmentation, rng, len(indices), image_format.image_size)
     draws = {name: values[rows] for name, values in draws.items()}
     images, labels, mask = _load(source, indices[rows])
-    rngs = [np.random.default_rng(value) for value in draws.get("seed", ())]
-    images = image_format.normalise(_augmented(images, draws, rngs, image_format, augmentation))
-    if augmentation.erase:
-        images = batch_ops.erase(images, draws["erase"], rngs if augmentation.erase_fill == "noise" else None)
-    images[~mask] = 0
-    batch = {"image": images, "label": labels, "mask": mask}
-    return batch | _mixed(batch, draws) if augmentation.mixes else batch
+    images = _augmented(images, draws, image_format, augmentation)
+    return {"image": images, "label": labels, "mask": mask} | draws
 
 
 def eval_batch(source: ImageSource, indices: np.ndarray, image_format: ImageFormat) -> Batch:
-    """Returns the examples of `indices`, as in `eval_batches`; -1 is a row of zeros whose `mask` is False."""
+    """Returns the examples of `indices`, as in `eval_batches`; -1 is a row whose `mask` is False."""
     images, labels, mask = _load(source, indices)
-    images = image_format.normalise(image_format.fit_batch(images))
-    images[~mask] = 0
-    return {"image": images, "label": labels * mask, "mask": mask}
+    return {"image": image_format.fit_batch(images), "label": labels * mask, "mask": mask}
 
 
 def _load(source: ImageSource, indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
@@ -139,7 +133,7 @@ def _draw(
 ) -> dict[str, np.ndarray]:
     """Draws for the global batch: the vectorised operations, and a seed per row for those done image by image."""
     draws: dict[str, np.ndarray] = {}
-    if augmentation.needs_row_generators:
+    if augmentation.by_image:
         draws["seed"] = rng.integers(2**63, size=batch_size)
     if augmentation.crop == "pad":
         draws["offset"] = rng.integers(2 * augmentation.pad + 1, size=(batch_size, 2))
@@ -147,14 +141,20 @@ def _draw(
         draws["flip"] = rng.random(batch_size) < 0.5
     if augmentation.erase:
         draws["erase"] = batch_ops.draw_erase_boxes(rng, batch_size, size, augmentation.erase)
+        if augmentation.erase_fill == "noise":
+            draws["erase_seed"] = rng.integers(2**32, size=(batch_size, 2), dtype=np.uint32)
     if augmentation.mixes:
         pairs = batch_ops.draw_mix(rng, batch_size // 2, size, augmentation)
         draws["mix_weight"], draws["mix_box"] = (values.repeat(2, axis=0) for values in pairs)
     return draws
 
 
-def _augmented(images, draws, rngs, image_format, augmentation) -> np.ndarray:
-    """Applies what works on uint8 images: crop, flip, color jitter and RandAugment."""
+def _augmented(images, draws, image_format, augmentation) -> np.ndarray:
+    """Crops, changes colours and applies RandAugment, by the `seed` and `offset` that it takes from `draws`.
+
+    The flip comes after them, on the device. The distribution is that of flipping first: they are symmetric.
+    """
+    rngs = [np.random.default_rng(value) for value in draws.pop("seed", ())]
 
     def each(operation, *options):
         return np.stack([operation(image, rng, *options) for image, rng in zip(images, rngs, strict=True)])
@@ -164,23 +164,12 @@ def _augmented(images, draws, rngs, image_format, augmentation) -> np.ndarray:
     else:
         images = image_format.fit_batch(images, train=True)
     if augmentation.crop == "pad":
-        images = batch_ops.pad_crop(images, augmentation.pad, draws["offset"])
-    if augmentation.flip:
-        images = batch_ops.flip(images, draws["flip"])
+        images = batch_ops.pad_crop(images, augmentation.pad, draws.pop("offset"))
     if augmentation.color_jitter:
         images = each(image_ops.color_jitter, augmentation.color_jitter)
     if augmentation.randaugment_layers:
         images = each(image_ops.randaugment, augmentation, image_format)
     return images
-
-
-def _mixed(batch: Batch, draws: dict[str, np.ndarray]) -> Batch:
-    # The zeros of a skipped image must not reach its partner.
-    intact = batch["mask"].reshape(-1, 2).all(axis=1).repeat(2)
-    weights = np.where(intact, draws["mix_weight"], np.float32(1))
-    boxes = draws["mix_box"] * intact[:, None]
-    image, label_other, label_weight = batch_ops.mix(batch["image"], batch["label"], weights, boxes)
-    return {"image": image, "label_other": label_other, "label_weight": label_weight}
 
 
 def _check_rows(augmentation: Augmentation, batch_size: int, rows: slice) -> None:
