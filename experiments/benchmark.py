@@ -1,11 +1,13 @@
-"""Times the design choices behind the layers, decoding, and complete training steps on this machine's devices.
+"""Times layers, complete training steps, decoding and the data pipeline on this machine.
 
 python experiments/benchmark.py layouts [--tokens 197 --width 384 --heads 6 --batch 8]
 python experiments/benchmark.py step --config configs/fashion_vit.py [--config.model.attention_kernel=xla ...]
 python experiments/benchmark.py step --config configs/A.py configs/B.py --length 16 32 64 [--figure parallelism.png]
 python experiments/benchmark.py generate [--batch 8 --beam 4 --new_tokens 48]
+python experiments/benchmark.py data --config configs/folder_vit.py [--config.data.source=folder:... --workers 1 2 8]
 
-Alternatives are run in turn, many times; the minimum time of each counts, and its ratio to the fastest.
+Alternatives are run in turn, many times; the minimum time of each counts, and its ratio to the fastest. "data" reads a
+config's training batches without training, and shows the share of each stage of the work.
 """
 
 import argparse
@@ -17,10 +19,12 @@ from attnjax.errors import UserError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["layouts", "step", "generate"])
-    parser.add_argument("--config", nargs="+", help="for step: one or several")
+    parser.add_argument("what", choices=["layouts", "step", "generate", "data"])
+    parser.add_argument("--config", nargs="+", help="for step and data: one or several")
     parser.add_argument("--length", type=int, nargs="+", default=[32], help="for step: tokens per sentence")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="for step: plot time against length, and write CSV")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 0], help="for data: threads, 0: one per core")
+    parser.add_argument("--seconds", type=float, default=5, help="for data: of reading with each number of threads")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8, help="for layouts and generate")
     parser.add_argument("--tokens", type=int, default=197, help="for layouts")
@@ -31,9 +35,10 @@ def main() -> None:
     args = cli.parse_args(parser)
     if args.figure and args.what != "step":
         raise UserError("--figure is for step")
-    from attnjax.reports import benchmarks
+    from attnjax.reports import benchmarks, data_benchmark
 
-    {"layouts": benchmarks.layouts, "step": benchmarks.step, "generate": benchmarks.generate}[args.what](args)
+    kinds = {"layouts": benchmarks.layouts, "step": benchmarks.step, "generate": benchmarks.generate}
+    {**kinds, "data": data_benchmark.data}[args.what](args)
 
 
 if __name__ == "__main__":

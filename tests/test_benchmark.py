@@ -1,10 +1,12 @@
-"""experiments/benchmark.py: time of training steps against sentence length, as a figure with its numbers."""
+"""experiments/benchmark.py: training steps against sentence length, and the data pipeline."""
 
 import csv
+import re
 
 import jax
 import matplotlib.pyplot as plt
 import pytest
+from PIL import Image
 
 from attnjax.reports import figures
 
@@ -58,3 +60,28 @@ def test_one_line_per_config():
     assert [line.get_xdata().tolist() for line in lines] == [[4, 8]] * 2
     assert [line.get_ydata().tolist() for line in lines] == [[4, 8], [8, 16]]
     plt.close(figure)
+
+
+def test_the_data_pipeline_alone(entry, tmp_path):
+    for name in ("train/a", "train/b"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (40, 30), (i, 100, 200)).save(tmp_path / name / f"{i}.png")
+    options = ("--config.data.source", f"folder:{tmp_path}", "--config.batch_size=8", "--seconds", 0.3)
+    code, said, err = entry("benchmark", "data", "--config", "configs/folder_vit.py", *options, "--workers", 1, 3)
+    assert code == 0, err
+    rates = re.findall(r"(\d+) threads? +([\d,]+) images/s +x([\d.]+)", said)
+    assert [threads for threads, _, _ in rates] == ["1", "3"] and rates[0][2] == "1.00"
+    stages = re.findall(r"(\S.*\S) +([\d.]+) us per image +([\d.]+)%", said)
+    names = ["read", "decode", "crop and resize", "colour", "batch", "copy to the device", "on the device"]
+    assert [name for name, _, _ in stages] == names
+    assert sum(float(share) for _, _, share in stages) == pytest.approx(100, abs=0.5)
+    assert float(dict((name, time) for name, time, _ in stages)["crop and resize"]) > 0
+    assert "peak memory" in said
+
+
+def test_the_text_pipeline_alone(entry):
+    code, said, err = entry("benchmark", "data", "--config", CONFIG, "--seconds", 0.2)
+    assert code == 0 and re.search(r"reading +[\d,]{4,} tokens/s", said), err
+    code, _, err = entry("benchmark", "data")
+    assert (code, err) == (2, "error: data needs --config configs/X.py\n")

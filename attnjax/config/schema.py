@@ -23,7 +23,7 @@ from attnjax.config.ranges import (
     numbers,
 )
 from attnjax.data.images.augment import CROPS, ERASE_FILLS, Augmentation
-from attnjax.data.images.format import INTERPOLATIONS, RESIZES
+from attnjax.data.images.format import INTERPOLATIONS, RESIZERS, RESIZES
 from attnjax.data.text.batching import METHODS
 from attnjax.data.text.vocabulary import KINDS as VOCABULARY_KINDS
 from attnjax.decoding.options import LENGTH_PENALTIES
@@ -116,6 +116,8 @@ def _images() -> Fields:
         # Of the centre crop in evaluation, with "crop": 0.875 is usual at 224 pixels.
         "crop_fraction": Field(1.0, numbers(0.01, 1)),
         "interpolation": Field("bilinear", choice(*INTERPOLATIONS)),
+        "resizer": Field("pillow", choice(*RESIZERS)),  # or "opencv": faster, without antialiasing
+        "workers": Field(0, integers(0, 1024)),  # threads that load images; 0: one per core
         "skip_corrupt": Field(False, FLAG),  # mask images that cannot be decoded, and log them, instead of stopping
         "max_skipped": Field(0.1, SHARE),  # share of corrupt images above which it stops all the same
         "augment": _of(Augmentation(), AUGMENT_RULES),

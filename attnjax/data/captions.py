@@ -147,7 +147,7 @@ def shuffled(source: CaptionSource) -> CaptionSource:
 
 
 def training_images(
-    source: ImageSource, index: np.ndarray, image_format: ImageFormat, augmentation: Augmentation
+    source: ImageSource, index: np.ndarray, image_format: ImageFormat, augmentation: Augmentation, workers: int = 0
 ) -> Attach:
     """Returns a function that adds images, as `training_batch` does, to batches of pairs; pair i has `index[i]`.
 
@@ -158,7 +158,7 @@ def training_images(
 
     def attach(pairs: np.ndarray, rows: slice, rng: np.random.Generator) -> Batch:
         images = np.where(pairs < 0, -1, index[pairs])
-        batch = training_batch(source, images, rows, rng, image_format, augmentation)
+        batch = training_batch(source, images, rows, rng, image_format, augmentation, workers)
         del batch["label"]
         return batch
 

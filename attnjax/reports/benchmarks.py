@@ -110,13 +110,19 @@ def _step(config, length):
     return step, len(batch["mask"])
 
 
-def _step_configs(args) -> dict[str, ConfigDict]:
+def load_configs(args) -> dict[str, ConfigDict]:
     """Returns the configs to time, by their arguments on the command line."""
     if not args.config:
-        raise UserError("step needs --config configs/X.py")
+        raise UserError(f"{args.what} needs --config configs/X.py")
     configs = {path: config_lib.load(path) for path in args.config}
     for config in configs.values():
         config_lib.override(config, args.overrides)
+    return configs
+
+
+def _step_configs(args) -> dict[str, ConfigDict]:
+    configs = load_configs(args)
+    for config in configs.values():
         if config.task not in EXAMPLES:
             raise UserError(f"step has no random data for task={config.task}, only for: {', '.join(EXAMPLES)}")
     if args.figure and (len(args.length) < 2 or any(config.task != "translation" for config in configs.values())):

@@ -51,6 +51,7 @@ class CaptioningTask(TextTask):
     searcher: Searcher
     bleu: Mapping[str, Any]
     shuffle_images: bool
+    workers: int  # threads that load images, 0: one per core
     devices: Devices
     training: TrainingPairs | None = None
 
@@ -98,6 +99,7 @@ class CaptioningTask(TextTask):
             ),
             bleu=dict(config.bleu),
             shuffle_images=config.data.shuffle_images,
+            workers=config.data.workers,
             devices=devices,
         )
 
@@ -136,7 +138,8 @@ class CaptioningTask(TextTask):
         attach = None
         if "image" in self.reads:
             source = self.data.train
-            attach = training_images(source.images, source.pairs()[1], self.image_format, self.augmentation)
+            transforms = (self.image_format, self.augmentation)
+            attach = training_images(source.images, source.pairs()[1], *transforms, workers=self.workers)
         return self.pairs.batches(attach=attach, prefetch=PREFETCH)
 
     def prepare(self, batch):
@@ -194,7 +197,7 @@ class CaptioningTask(TextTask):
 
     def _with_images(self, batch, images, example):
         index = np.where(batch["index"] < 0, -1, example[batch["index"]])
-        shown = eval_batch(images, index, self.image_format)
+        shown = eval_batch(images, index, self.image_format, self.workers)
         return batch | {name: shown[name] for name in ("image", "mask")}
 
     # Generation
@@ -226,7 +229,8 @@ class CaptioningTask(TextTask):
         """Returns the best text of each example."""
 
         def image(indices):
-            return self.image_format.normalise(eval_batch(source.images, indices, self.image_format)["image"])
+            shown = eval_batch(source.images, indices, self.image_format, self.workers)
+            return self.image_format.normalise(shown["image"])
 
         found = self.describe(variables, len(source), image, source.sources, **decoding)
         return [best[0].text for best in found]

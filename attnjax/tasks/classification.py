@@ -45,6 +45,7 @@ class ClassificationTask:
     batch_size: int
     eval_batch_size: int
     seed: int
+    workers: int  # threads that load images, 0: one per core
 
     unit: ClassVar[str] = "images"
     shown: ClassVar[tuple[str, ...]] = ("image",)
@@ -87,6 +88,7 @@ class ClassificationTask:
             batch_size=config.batch_size,
             eval_batch_size=config.eval_batch_size,
             seed=config.seed,
+            workers=config.data.workers,
         )
 
     def save(self, workdir: Path) -> list[Path]:
@@ -126,6 +128,7 @@ class ClassificationTask:
             batch_size=self.batch_size,
             seed=self.seed,
             shard=this_shard(),
+            workers=self.workers,
         )
 
     def prepare(self, batch):
@@ -151,7 +154,13 @@ class ClassificationTask:
 
     def eval_batches(self, source: ImageSource):
         """Returns an iterable over this process's batches of every example once."""
-        return pipeline.eval_batches(source, self.image_format, batch_size=self.eval_batch_size, shard=this_shard())
+        return pipeline.eval_batches(
+            source,
+            self.image_format,
+            batch_size=self.eval_batch_size,
+            shard=this_shard(),
+            workers=self.workers,
+        )
 
     def read_image(self, path: Path):
         """Returns an image file as evaluation shows it to the model, (H, W, C) float32."""

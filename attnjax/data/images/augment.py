@@ -25,7 +25,7 @@ class Augmentation:
         mixup, cutmix: alpha of Beta(alpha, alpha) for mixup (Zhang 2018) and CutMix (Yun 2019); 0 is off.
         mix_switch: probability of CutMix instead of mixup when both are on.
         mix_probability: probability that a pair of images is mixed at all.
-        repeats: number of differently augmented copies of each image in a batch (Hoffer 2020).
+        repeats: number of differently augmented copies of each image, one after the other (Hoffer 2020; DeiT).
     """
 
     crop: str = "none"

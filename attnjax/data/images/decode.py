@@ -7,6 +7,7 @@ import zipfile
 import zlib
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -35,6 +36,26 @@ def decode_image(data: bytes, channels: int) -> np.ndarray:
     grey must be from 0 to 255. Raises one of `DAMAGE` if Pillow cannot read the bytes, the image has more than
     `MAX_PIXELS`, or its pixels have no fixed range (floats, or other 32-bit values).
     """
+    pixels = _decode_jpeg(data) if channels == 3 and data.startswith(b"\xff\xd8") else None
+    return _decode_by_pillow(data, channels) if pixels is None else pixels
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray | None:
+    """Decodes a JPEG file to the pixels of Pillow, in two thirds of its time; None for what is not plain RGB or grey.
+
+    None too for files with EXIF data, which may rotate the image, and for damaged ones: Pillow says what is wrong.
+    """
+    if b"Exif\0\0" in data:
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        plain = colors in ("YCbCr", "RGB", "Gray") and height * width <= MAX_PIXELS
+        return simplejpeg.decode_jpeg(data, "RGB") if plain else None
+    except ValueError:
+        return None
+
+
+def _decode_by_pillow(data: bytes, channels: int) -> np.ndarray:
     try:
         opened = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:

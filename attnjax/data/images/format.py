@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from attnjax.data.images.decode import DAMAGE, MAX_PIXELS, check_bytes, decode_image, from_pil, to_pil
-from attnjax.errors import UserError, check_choice
+from attnjax.errors import UserError, check_choice, import_extra
 
 Images = np.ndarray | list[np.ndarray]  # uint8: one array (B, H, W, C), or a list of (H, W, C) of different sizes
 
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic")}
 RESIZES = ("stretch", "crop")
+RESIZERS = ("pillow", "opencv")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ImageFormat:
         resize: `stretch` resizes both sides to `image_size / crop_fraction`; `crop` keeps the aspect ratio and resizes
             until the image covers this size. Both antialias, and crop the centre.
         interpolation: one of `INTERPOLATIONS`.
+        resizer: `pillow`, with antialiasing, like the sources of the papers' recipes; or `opencv`, several times as
+            fast and without antialiasing, but averaging areas where both sides shrink to half or less.
         crop_fraction: of the evaluation's centre crop; training images are cropped with 1.
     """
 
@@ -36,6 +39,7 @@ class ImageFormat:
     std: tuple[float, ...] = (0.5,)
     resize: str = "crop"
     interpolation: str = "bilinear"
+    resizer: str = "pillow"
     crop_fraction: float = 1.0
 
     def __post_init__(self):
@@ -50,6 +54,9 @@ class ImageFormat:
             raise UserError(f"std is {self.std}: it should be positive")
         check_choice("resize", self.resize, RESIZES)
         check_choice("interpolation", self.interpolation, tuple(INTERPOLATIONS))
+        check_choice("resizer", self.resizer, RESIZERS)
+        if self.resizer == "opencv":
+            import_extra("cv2", "opencv")
         if not 0 < self.crop_fraction <= 1:
             raise UserError(f"crop_fraction is {self.crop_fraction}: it should be in (0, 1]")
 
@@ -66,7 +73,6 @@ class ImageFormat:
         (height, width), crop_fraction = self.image_size, 1.0 if train else self.crop_fraction
         if image.shape[:2] == (height, width) and crop_fraction == 1:
             return image
-        resample = INTERPOLATIONS[self.interpolation]
         # Rounding errors must not truncate a side to one pixel less.
         new_height, new_width = (int(side / crop_fraction + 1e-6) for side in (height, width))
         if self.resize == "crop":
@@ -76,15 +82,27 @@ class ImageFormat:
         if new_height * new_width > MAX_PIXELS:  # a very long image: only the part that is kept is resized
             down, across = image.shape[0] / new_height, image.shape[1] / new_width
             box = (left * across, top * down, (left + width) * across, (top + height) * down)
-            return from_pil(to_pil(image).resize((width, height), resample, box))
-        resized = from_pil(to_pil(image).resize((new_width, new_height), resample))
-        return resized[top : top + height, left : left + width]
+            return from_pil(to_pil(image).resize((width, height), INTERPOLATIONS[self.interpolation], box))
+        return self.resized(image, (new_height, new_width))[top : top + height, left : left + width]
 
-    def fit_batch(self, images: Images, *, train: bool = False) -> np.ndarray:
-        """Fits every image and stacks them to `(B, H, W, C)`; an array that already has the size is returned as is."""
-        if isinstance(images, np.ndarray) and images.shape[1:3] == tuple(self.image_size):
-            return images
-        return np.stack([self.fit(image, train=train) for image in images])
+    def resized(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Resizes one image, uint8 `(H', W', C)`, to `size` (height, width) by the interpolation of this format."""
+        if self.resizer == "pillow":
+            return from_pil(to_pil(image).resize(size[::-1], INTERPOLATIONS[self.interpolation]))
+        import cv2
+
+        shrunk = 2 * size[0] <= image.shape[0] and 2 * size[1] <= image.shape[1]
+        flags = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+        flag = cv2.INTER_AREA if shrunk and self.interpolation != "nearest" else flags[self.interpolation]
+        return cv2.resize(image, size[::-1], interpolation=flag).reshape(*size, image.shape[-1])
+
+    def fit_batch(self, images: Images, out: np.ndarray, *, train: bool = False) -> None:
+        """Fits every image, to uint8 `out` `(B, H, W, C)`."""
+        if isinstance(images, np.ndarray) and images.shape == out.shape and (train or self.crop_fraction == 1):
+            out[...] = images
+            return
+        for row, image in enumerate(images):
+            out[row] = self.fit(image, train=train)
 
     def normalise(self, images: Any) -> Any:
         """Returns `(images / 255 - mean) / std` in float32 for uint8 images `(..., C)` of NumPy or JAX."""

@@ -19,8 +19,7 @@ def random_resized_crop(
 ) -> np.ndarray:
     """Crops a random share `scale` of the area with a random aspect `ratio` (width / height), and resizes the crop."""
     top, left, height, width = _resized_crop_box(image, rng, augmentation)
-    cropped = to_pil(image[top : top + height, left : left + width])
-    return from_pil(cropped.resize(image_format.image_size[::-1], INTERPOLATIONS[image_format.interpolation]))
+    return image_format.resized(image[top : top + height, left : left + width], image_format.image_size)
 
 
 def _resized_crop_box(

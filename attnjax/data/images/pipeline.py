@@ -2,7 +2,10 @@
 
 Grain prefetches and keeps the iterator's state. Its elements are entire batches: one Grain element per image would
 limit small images to a third of NumPy's throughput. A batch is a pure function of (seed, step), so the iterator's state
-is the next step, and any number of processes loads the same global batches.
+is the next step, and any number of processes and threads loads the same global batches.
+
+The images of a batch are decoded and augmented by the threads of one pool, which is shared by all iterators: decoding
+and resizing release the GIL.
 """
 
 import functools
@@ -10,20 +13,24 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import numpy as np
 
 from attnjax.data.images import batch_ops, image_ops
 from attnjax.data.images.augment import Augmentation
-from attnjax.data.images.format import ImageFormat, Images
+from attnjax.data.images.format import ImageFormat
 from attnjax.data.images.sources import ImageSource
 from attnjax.data.shard import UNSHARDED, Shard
 from attnjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-THREADS = os.cpu_count() or 1
+_PREFETCH = 16  # batches that are ready before they are asked for, or being loaded
+PREFETCH_BYTES = 2**30  # of them, or a single one where one has more
+_PARTS = 4  # of a batch per thread, as some images take longer than others
+_SMALLEST_PART = 8  # images
 _SHUFFLE, _AUGMENT = 0, 1  # separate random streams
 
 
@@ -35,6 +42,7 @@ def train_iterator(
     batch_size: int,
     seed: int,
     shard: Shard = UNSHARDED,
+    workers: int = 0,
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over this process's rows of shuffled, augmented batches.
 
@@ -43,27 +51,29 @@ def train_iterator(
     `preparation.prepare`, with what was drawn for it: `flip` `(B,)` bool, `erase` `(B, 4)` int32, `erase_seed` `(B, 2)`
     uint32, `mix_weight` `(B,)` float32, `mix_box` `(B, 4)` int32.
 
-    Every epoch is a new permutation drawn from `seed`; batches may straddle epochs. With `repeats` r, a batch has
-    batch_size / r distinct images. The iterator has `get_state` and `set_state` and works with
-    `grain.checkpoint.CheckpointSave`; a resumed iterator returns the same bits.
+    Every epoch is a new permutation drawn from `seed`, in which each image comes `repeats` times in a row; batches may
+    straddle epochs. `workers` is the number of threads, 0 for one per core. The iterator has `get_state` and
+    `set_state` and works with `grain.checkpoint.CheckpointSave`; a resumed iterator returns the same bits.
 
-    UserError if the batch size does not fit `shard` or `augmentation`; while iterating, if an image is corrupt.
+    UserError if the batch size does not fit `shard` or the mixing of pairs; while iterating, if an image is corrupt.
     """
     rows = shard.rows(batch_size)
-    _check_rows(augmentation, batch_size, rows)
+    if augmentation.mixes and batch_size % 2:
+        raise UserError(f"batch_size is {batch_size}: it should be even, as mixup and cutmix pair images")
     if seed < 0:
         raise UserError(f"seed is {seed}: it should be 0 or more")
     indices = _batch_indices(len(source), batch_size, augmentation.repeats, seed)
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((seed, _AUGMENT, step))
-        return training_batch(source, indices(step), rows, rng, image_format, augmentation)
+        return training_batch(source, indices(step), rows, rng, image_format, augmentation, workers)
 
-    return iter(grain.MapDataset.range(sys.maxsize).map(batch).to_iter_dataset(_read_options()))
+    dataset = grain.MapDataset.range(sys.maxsize).map(batch)
+    return iter(dataset.to_iter_dataset(_read_options(image_format, rows)))
 
 
 def eval_batches(
-    source: ImageSource, image_format: ImageFormat, *, batch_size: int, shard: Shard = UNSHARDED
+    source: ImageSource, image_format: ImageFormat, *, batch_size: int, shard: Shard = UNSHARDED, workers: int = 0
 ) -> Iterable[Batch]:
     """Returns a re-iterable over this process's rows of every example once, in order; errors as in `train_iterator`.
 
@@ -75,9 +85,10 @@ def eval_batches(
     def batch(step: int) -> Batch:
         start = step * batch_size
         indices = np.arange(start + rows.start, start + rows.stop)
-        return eval_batch(source, np.where(indices < len(source), indices, -1), image_format)
+        return eval_batch(source, np.where(indices < len(source), indices, -1), image_format, workers)
 
-    return grain.MapDataset.range(math.ceil(len(source) / batch_size)).map(batch).to_iter_dataset(_read_options())
+    dataset = grain.MapDataset.range(math.ceil(len(source) / batch_size)).map(batch)
+    return dataset.to_iter_dataset(_read_options(image_format, rows))
 
 
 def training_batch(
@@ -87,6 +98,7 @@ def training_batch(
     rng: np.random.Generator,
     image_format: ImageFormat,
     augmentation: Augmentation,
+    workers: int = 0,
 ) -> Batch:
     """Returns `rows` of the global batch of `indices`, as in `train_iterator`; `rng` draws for the global batch.
 
@@ -94,36 +106,71 @@ def training_batch(
     """
     draws = _draw(augmentation, rng, len(indices), image_format.image_size)
     draws = {name: values[rows] for name, values in draws.items()}
-    images, labels, mask = _load(source, indices[rows])
-    images = _augmented(images, draws, image_format, augmentation)
-    return {"image": images, "label": labels, "mask": mask} | draws
+    seeds, offsets = draws.pop("seed", None), draws.pop("offset", None)
+
+    def augment(images, part, out):
+        rngs = [] if seeds is None else [np.random.default_rng(seed) for seed in seeds[part]]
+        _augment(images, rngs, None if offsets is None else offsets[part], image_format, augmentation, out)
+
+    return _loaded(source, indices[rows], image_format.shape, augment, workers) | draws
 
 
-def eval_batch(source: ImageSource, indices: np.ndarray, image_format: ImageFormat) -> Batch:
+def eval_batch(source: ImageSource, indices: np.ndarray, image_format: ImageFormat, workers: int = 0) -> Batch:
     """Returns the examples of `indices`, as in `eval_batches`; -1 is a row whose `mask` is False."""
-    images, labels, mask = _load(source, indices)
-    return {"image": image_format.fit_batch(images), "label": labels * mask, "mask": mask}
+
+    def fit(images, part, out):
+        image_format.fit_batch(images, out)
+
+    batch = _loaded(source, indices, image_format.shape, fit, workers)
+    return batch | {"label": batch["label"] * batch["mask"]}
 
 
-def _load(source: ImageSource, indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
-    """Loads examples; for -1 an arbitrary one, masked."""
-    images, labels, mask = source.load(np.where(indices < 0, len(source) - 1, indices))
-    return images, labels, mask & (indices >= 0)
+def _loaded(source: ImageSource, indices: np.ndarray, shape: tuple[int, ...], transform, workers: int) -> Batch:
+    """Loads examples in parts of the batch, whose images `transform(images, part, out)` writes to `out`.
+
+    For -1 an arbitrary example is loaded, masked.
+    """
+    count = len(indices)
+    batch: Batch = {
+        "image": np.empty((count, *shape), np.uint8),
+        "label": np.empty(count, np.int32),
+        "mask": np.empty(count, bool),
+    }
+
+    def fill(part: slice) -> None:
+        chosen = indices[part]
+        images, batch["label"][part], mask = source.load(np.where(chosen < 0, len(source) - 1, chosen))
+        batch["mask"][part] = mask & (chosen >= 0)
+        transform(images, part, batch["image"][part])
+
+    workers = workers or os.cpu_count() or 1
+    size = max(_SMALLEST_PART, math.ceil(count / (_PARTS * workers)))
+    parts = [slice(start, start + size) for start in range(0, count, size)]
+    for _ in (map if workers == 1 else _pool(workers).map)(fill, parts):
+        pass  # raises what a part raised
+    return batch
+
+
+@functools.cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="images")
 
 
 def _batch_indices(length: int, batch_size: int, repeats: int, seed: int) -> Callable[[int], np.ndarray]:
     """Returns a function from a step to the indices of its global batch."""
-    distinct = batch_size // repeats
 
     @functools.lru_cache(maxsize=4)  # prefetching threads may be in two epochs at once
     def permutation(epoch: int) -> np.ndarray:
         return np.random.default_rng((seed, _SHUFFLE, epoch)).permutation(length)
 
     def indices(step: int) -> np.ndarray:
-        epochs, places = np.divmod(np.arange(step * distinct, (step + 1) * distinct), length)
-        parts = [permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
-        # Tiled, not repeated, so that the neighbours that mixup pairs are different images.
-        return np.tile(np.concatenate(parts), repeats)
+        places, copies = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), repeats)
+        epochs, places = np.divmod(places, length)
+        found = np.empty(batch_size, np.int64)
+        for epoch in np.unique(epochs):
+            found[epochs == epoch] = permutation(int(epoch))[places[epochs == epoch]]
+        # First copies first, and so on, so that the neighbours that mixup pairs are different images.
+        return found[np.argsort(copies, kind="stable")]
 
     return indices
 
@@ -149,37 +196,30 @@ def _draw(
     return draws
 
 
-def _augmented(images, draws, image_format, augmentation) -> np.ndarray:
-    """Crops, changes colours and applies RandAugment, by the `seed` and `offset` that it takes from `draws`.
+def _augment(images, rngs, offsets, image_format, augmentation, out) -> None:
+    """Crops, changes colours and applies RandAugment, to uint8 `out` (B, H, W, C).
 
     The flip comes after them, on the device. The distribution is that of flipping first: they are symmetric.
     """
-    rngs = [np.random.default_rng(value) for value in draws.pop("seed", ())]
 
-    def each(operation, *options):
-        return np.stack([operation(image, rng, *options) for image, rng in zip(images, rngs, strict=True)])
+    def each(images, operation, *options):
+        for row, (image, rng) in enumerate(zip(images, rngs, strict=True)):
+            out[row] = operation(image, rng, *options)
 
     if augmentation.crop == "resized":
-        images = each(image_ops.random_resized_crop, augmentation, image_format)
+        each(images, image_ops.random_resized_crop, augmentation, image_format)
     else:
-        images = image_format.fit_batch(images, train=True)
+        image_format.fit_batch(images, out, train=True)
     if augmentation.crop == "pad":
-        images = batch_ops.pad_crop(images, augmentation.pad, draws.pop("offset"))
+        out[...] = batch_ops.pad_crop(out, augmentation.pad, offsets)
     if augmentation.color_jitter:
-        images = each(image_ops.color_jitter, augmentation.color_jitter)
+        each(out, image_ops.color_jitter, augmentation.color_jitter)
     if augmentation.randaugment_layers:
-        images = each(image_ops.randaugment, augmentation, image_format)
-    return images
+        each(out, image_ops.randaugment, augmentation, image_format)
 
 
-def _check_rows(augmentation: Augmentation, batch_size: int, rows: slice) -> None:
-    repeats, count = augmentation.repeats, rows.stop - rows.start
-    if batch_size % repeats or batch_size // repeats < 2 <= repeats:
-        right = f"with {repeats} repeats it should be a multiple of {repeats}, and {2 * repeats} or more"
-        raise UserError(f"batch_size is {batch_size}: {right}")
-    if augmentation.mixes and count % 2:
-        raise UserError(f"mixup and cutmix pair images: the rows per process should be even, not {count}")
-
-
-def _read_options() -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+def _read_options(image_format: ImageFormat, rows: slice) -> grain.ReadOptions:
+    """Prefetches few batches, as each is loaded by all threads: one where batches are large, else two at a time."""
+    size = (rows.stop - rows.start) * math.prod(image_format.shape)
+    ahead = max(1, min(_PREFETCH, PREFETCH_BYTES // size))
+    return grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)

@@ -65,11 +65,11 @@ def open_source(
     `split` is in TFDS's syntax (see `splits`). Adjacent slices are disjoint. The images of a folder are first put in a
     fixed pseudo-random order, which depends only on their number, so that slices contain all classes.
 
-    Images are converted to grey for 1 of `channels` or RGB for 3. Up to `cache_bytes` of decoded images are kept in
-    memory. With `skip_corrupt`, a corrupt image is logged once and has mask False; otherwise `load` raises UserError.
-    It always does if several images, more than the share `max_skipped` of all, are corrupt, or a file cannot be read,
-    which says nothing about its content. `open_source` raises it for an unknown spec or split, and for unreadable or
-    empty data.
+    Images are converted to grey for 1 of `channels` or RGB for 3. Decoded images are kept in memory where all of their
+    size would take at most `cache_bytes`. With `skip_corrupt`, a corrupt image is logged once and has mask False;
+    otherwise `load` raises UserError. It always does if several images, more than the share `max_skipped` of all, are
+    corrupt, or a file cannot be read, which says nothing about its content. `open_source` raises it for an unknown spec
+    or split, and for unreadable or empty data.
     """
     kind, place = _parse(spec)
     open_tfds = functools.partial(_open_tfds, data_dir=data_dir)
@@ -122,7 +122,6 @@ def loader(
 ) -> Load:
     """Returns the `load` of a source that decodes and caches `length` images; `fetch(index)` returns file and label."""
     cache: dict[int, tuple[np.ndarray, int, bool]] = {}
-    room = decoding.cache_bytes
     skipped: set[int] = set()
 
     def read(index: int) -> tuple[bytes, int]:
@@ -144,8 +143,6 @@ def loader(
             )
 
     def example(index: int) -> tuple[np.ndarray, int, bool]:
-        # Threads may decode an image twice or exceed the cache by one image; both are harmless.
-        nonlocal room
         if index in cache:
             return cache[index]
         try:
@@ -154,9 +151,8 @@ def loader(
         except DAMAGE as error:
             skip(index, error)
             found = np.zeros((1, 1, decoding.channels), np.uint8), 0, False
-        if found[0].nbytes <= room:
+        if found[0].nbytes * length <= decoding.cache_bytes:
             cache[index] = found
-            room -= found[0].nbytes
         return found
 
     def load(indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:

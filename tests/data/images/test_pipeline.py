@@ -1,3 +1,6 @@
+import dataclasses
+import time
+
 import grain
 import jax
 import numpy as np
@@ -25,11 +28,6 @@ EVERYTHING = Augmentation(
 )
 FAST = Augmentation(crop="pad", pad=1, flip=True, erase=0.5, erase_fill="zero", mixup=0.8, cutmix=1.0)
 PLAIN = Augmentation()
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    monkeypatch.setattr(pipeline, "THREADS", 1)
 
 
 def image_format(source, **fields):
@@ -121,8 +119,7 @@ def test_any_number_of_processes_shares_the_same_batches(memory_source, augmenta
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FAST, EVERYTHING], ids=["plain", "fast", "everything"])
-def test_resumed_is_uninterrupted(memory_source, augmentation, monkeypatch, take, assert_same):
-    monkeypatch.setattr(pipeline, "THREADS", 2)
+def test_resumed_is_uninterrupted(memory_source, augmentation, take, assert_same):
     source = memory_source(20)
     iterator = train(source, augmentation)
     take(iterator, 3)
@@ -158,6 +155,40 @@ def test_repeats(memory_source, batch_size, take):
     assert len(np.unique(one.reshape(4, -1), axis=0)) > 1
 
 
+@pytest.mark.parametrize("batch_size", [7, 10])
+def test_repeats_of_an_image_may_be_in_two_batches(memory_source, batch_size, take):
+    """As DeiT's sampler has it, so that any size of batch will do."""
+    batches = take(train(memory_source(30), Augmentation(repeats=3), batch_size=batch_size), 90)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert (np.bincount(labels) == 3 * batch_size).all()
+    for batch in batches[:8]:
+        pairs = batch["label"][: batch_size // 2 * 2].reshape(-1, 2)
+        assert (pairs[:, 0] != pairs[:, 1]).all() and np.bincount(batch["label"]).max() == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("size", [(8, 8), None])
+def test_any_number_of_threads_loads_the_same_batches(memory_source, workers, size, take, assert_same):
+    source = memory_source(90, size, channels=3)
+    options = {"batch_size": 64}
+    alone, shared = (take(train(source, EVERYTHING, workers=count, **options), 3) for count in (1, workers))
+    for left, right in zip(alone, shared, strict=True):
+        assert_same(left, right)
+    for left, right in zip(*(evaluate(source, workers=count, **options) for count in (1, workers)), strict=True):
+        assert_same(left, right)
+
+
+def test_prefetching_is_bounded_in_bytes(memory_source, monkeypatch):
+    source, loaded = memory_source(32), []
+    counting = dataclasses.replace(source, load=lambda indices: loaded.append(len(indices)) or source.load(indices))
+    monkeypatch.setattr(pipeline, "PREFETCH_BYTES", 3 * 32 * 8 * 8)
+    iterator = train(counting, batch_size=32)
+    next(iterator)
+    time.sleep(0.5)
+    assert sum(loaded) <= (1 + 3) * 32
+    iterator.close()
+
+
 @pytest.mark.parametrize("augmentation", [PLAIN, Augmentation(mixup=1.0), FAST, EVERYTHING])
 def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation, take):
     corrupt = (0, 3, 4)
@@ -171,8 +202,7 @@ def test_skipped_image_is_masked_and_reaches_nobody(memory_source, augmentation,
             assert (batch["label_weight"][partner_gone] == 1).all()
 
 
-def test_corrupt_image_stops_training_by_name(tmp_path, write_images, monkeypatch, take):
-    monkeypatch.setattr(pipeline, "THREADS", 2)
+def test_corrupt_image_stops_training_by_name(tmp_path, write_images, take):
     write_images(tmp_path, {f"train/{name}/{i}.png": (8, 8) for name in "ab" for i in range(2)})
     (tmp_path / "train/a/1.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"train/a/1\.png"):
@@ -244,9 +274,7 @@ def test_bad_arguments(memory_source, options, message):
 @pytest.mark.parametrize(
     ("augmentation", "options", "message"),
     [
-        (Augmentation(repeats=3), {}, "with 3 repeats it should be a multiple of 3, and 6 or more"),
-        (Augmentation(repeats=8), {}, "with 8 repeats"),
-        (FAST, {"batch_size": 6, "shard": Shard(0, 2)}, "pair images: .* not 3"),
+        (FAST, {"batch_size": 7}, "batch_size is 7: it should be even, as mixup and cutmix pair images"),
         (PLAIN, {"seed": -1}, "seed is -1"),
     ],
 )
