@@ -23,7 +23,10 @@ from attnjax.errors import UserError, nearest
 from attnjax.files import write_atomically
 
 # Changing these when a run is resumed cannot change its weights.
-CADENCE_FIELDS = ("log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size", "data.eval_tokens")
+CADENCE_FIELDS = (
+    *("log_every", "eval_every", "save_every", "save_minutes", "keep_checkpoints"),
+    *("eval_batch_size", "data.eval_tokens", "data.workers"),
+)
 # How and where the same model is computed: they change the weights by rounding, and scanned blocks draw other dropout.
 COMPUTING_FIELDS = ("parallel.*", "model.*remat", "model.*scan")  # * is any path
 VERSION_FIELD = "attnjax"  # of config.json

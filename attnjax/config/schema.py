@@ -89,6 +89,8 @@ def _common() -> Fields:
         # Steps between evaluations on the validation split; 0: an epoch, or as many as take log_every steps.
         "eval_every": Field(0, COUNT),
         "save_every": Field(0, COUNT),  # steps between additional checkpoints; every evaluation saves one anyway
+        # Minutes between checkpoints where evaluations are further apart; 0: off, as with several kept for an average.
+        "save_minutes": Field(10.0, numbers(0, 1e6)),
         # The latest ones, beside the best; `--checkpoint=average` is their mean.
         "keep_checkpoints": Field(1, POSITIVE),
         "parallel": {

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ def _synchronize(name):
 class Checkpoints(CheckpointReader):
     """The checkpoints of one run folder, opened to save more: the `keep` latest are kept, and the best.
 
-    Damaged checkpoints are set aside first, and `damage` has a line on each.
+    Damaged checkpoints are set aside first, and `damage` has a line on each. saved_at: `time.monotonic()` at the latest
+    save, or at the start.
     """
 
     def __init__(self, workdir: Path, best_metric: str, *, keep: int = 1):
         super().__init__(workdir, best_metric, keep=keep)
-        self._saving = None
+        self._saving, self.saved_at = None, time.monotonic()
         self._restore_replaced()
         self.damage = set_aside_damaged(self.folder.parent)
 
@@ -119,7 +121,7 @@ class Checkpoints(CheckpointReader):
             raise WriteError(f"cannot save step {step:,} in '{self.folder}': the folder is gone")
         if step in self.steps():
             self._set_aside(step)
-        self._saving = step
+        self._saving, self.saved_at = step, time.monotonic()
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record or {}), **items)
         # A validation that is not finite cannot be the best: it is in the log alone.
         metrics = None if self.score(metrics) is None else metrics

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -189,8 +190,7 @@ class _Loop:
 
     def _validate_and_save(self, step, state, batches):
         """Validates and saves if the step is one to do so; returns whether the training stops at it."""
-        config, last = self.experiment.config, step == self.experiment.steps
-        validation = {}
+        last, validation = step == self.experiment.steps, {}
         if self._validates(step):
             self.monitor.settle()
             variables = (state.eval_params, state.model_state)
@@ -201,9 +201,22 @@ class _Loop:
             self.monitor.restart_clock()
         # A training that was stopped in its last validation is not at its end.
         stopped = self.stop.asked(step) and not (last and validation is not None)
-        if validation or last or stopped or (config.save_every and step % config.save_every == 0):
+        if validation or last or stopped or self._save_is_due(step):
             self._save(step, state, batches, validation or None)
         return stopped
+
+    def _save_is_due(self, step):
+        """Returns whether to save a step that is not evaluated, by `save_every` or `save_minutes`."""
+        config = self.experiment.config
+        if config.save_every and step % config.save_every == 0:
+            return True
+        if not config.save_minutes or config.keep_checkpoints > 1:  # it would take the place of one for the average
+            return False
+        overdue = time.monotonic() - self.checkpoints.saved_at > 60 * config.save_minutes
+        if jax.process_count() == 1:
+            return overdue
+        # All processes save together: the first one's clock decides, which is asked rarely as they wait for it.
+        return step % config.log_every == 0 and bool(multihost_utils.broadcast_one_to_all(np.int32(overdue)))
 
     def _save(self, step, state, batches, validation, **more):
         self.monitor.settle()  # no checkpoint of a step that diverged, no gap in the log after a stop

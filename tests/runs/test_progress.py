@@ -4,6 +4,7 @@ import pytest
 
 from attnjax import config as config_lib
 from attnjax.runs import log as log_lib
+from attnjax.runs.checkpoint import Checkpoints
 from attnjax.runs.loop import evaluation_steps
 
 
@@ -40,3 +41,24 @@ def test_a_folder_s_name_is_no_markup(tmp_path, capsys):
     log.table({"run folder": "runs/a[/y]"})
     log.close()
     assert "runs/a[/y]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"save_minutes": 1e-6, "keep_checkpoints": 1}, [*range(1, 13)]),
+        ({"save_minutes": 0, "keep_checkpoints": 1}, [6, 12]),
+        ({"save_minutes": 10, "keep_checkpoints": 1}, [6, 12]),
+        ({"save_minutes": 1e-6, "keep_checkpoints": 2}, [6, 12]),  # another step would enter `--checkpoint=average`
+    ],
+)
+def test_checkpoints_are_spaced_by_time_too(digits, tmp_path, monkeypatch, fields, expected):
+    saved, save = [], Checkpoints.save
+
+    def note(self, step, *arguments, **options):
+        saved.append(step)
+        save(self, step, *arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", note)
+    digits(tmp_path, save_every=0, **fields)
+    assert saved == expected
