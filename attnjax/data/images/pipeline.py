@@ -20,7 +20,7 @@ import numpy as np
 
 from attnjax.data.images import batch_ops, image_ops
 from attnjax.data.images.augment import Augmentation
-from attnjax.data.images.format import ImageFormat
+from attnjax.data.images.format import ImageFormat, Images
 from attnjax.data.images.sources import ImageSource
 from attnjax.data.shard import UNSHARDED, Shard
 from attnjax.errors import UserError
@@ -126,10 +126,7 @@ def eval_batch(source: ImageSource, indices: np.ndarray, image_format: ImageForm
 
 
 def _loaded(source: ImageSource, indices: np.ndarray, shape: tuple[int, ...], transform, workers: int) -> Batch:
-    """Loads examples in parts of the batch, whose images `transform(images, part, out)` writes to `out`.
-
-    For -1 an arbitrary example is loaded, masked.
-    """
+    """Loads examples in parts of the batch, whose images `transform(images, part, out)` writes to `out`."""
     count = len(indices)
     batch: Batch = {
         "image": np.empty((count, *shape), np.uint8),
@@ -138,9 +135,7 @@ def _loaded(source: ImageSource, indices: np.ndarray, shape: tuple[int, ...], tr
     }
 
     def fill(part: slice) -> None:
-        chosen = indices[part]
-        images, batch["label"][part], mask = source.load(np.where(chosen < 0, len(source) - 1, chosen))
-        batch["mask"][part] = mask & (chosen >= 0)
+        images, batch["label"][part], batch["mask"][part] = _load(source, indices[part])
         transform(images, part, batch["image"][part])
 
     workers = workers or os.cpu_count() or 1
@@ -149,6 +144,12 @@ def _loaded(source: ImageSource, indices: np.ndarray, shape: tuple[int, ...], tr
     for _ in (map if workers == 1 else _pool(workers).map)(fill, parts):
         pass  # raises what a part raised
     return batch
+
+
+def _load(source: ImageSource, indices: np.ndarray) -> tuple[Images, np.ndarray, np.ndarray]:
+    """Loads examples; for -1 an arbitrary one, masked."""
+    images, labels, mask = source.load(np.where(indices < 0, len(source) - 1, indices))
+    return images, labels, mask & (indices >= 0)
 
 
 @functools.cache
