@@ -69,7 +69,7 @@ def train_iterator(
         return training_batch(source, indices(step), rows, rng, image_format, augmentation, workers)
 
     dataset = grain.MapDataset.range(sys.maxsize).map(batch)
-    return iter(dataset.to_iter_dataset(_read_options(image_format, rows)))
+    return iter(dataset.to_iter_dataset(_read_options(image_format, rows, workers)))
 
 
 def eval_batches(
@@ -88,7 +88,7 @@ def eval_batches(
         return eval_batch(source, np.where(indices < len(source), indices, -1), image_format, workers)
 
     dataset = grain.MapDataset.range(math.ceil(len(source) / batch_size)).map(batch)
-    return dataset.to_iter_dataset(_read_options(image_format, rows))
+    return dataset.to_iter_dataset(_read_options(image_format, rows, workers))
 
 
 def training_batch(
@@ -219,8 +219,8 @@ def _augment(images, rngs, offsets, image_format, augmentation, out) -> None:
         each(out, image_ops.randaugment, augmentation, image_format)
 
 
-def _read_options(image_format: ImageFormat, rows: slice) -> grain.ReadOptions:
+def _read_options(image_format: ImageFormat, rows: slice, workers: int) -> grain.ReadOptions:
     """Prefetches few batches, as each is loaded by all threads: one where batches are large, else two at a time."""
     size = (rows.stop - rows.start) * math.prod(image_format.shape)
     ahead = max(1, min(_PREFETCH, PREFETCH_BYTES // size))
-    return grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
+    return grain.ReadOptions(num_threads=min(2, ahead, workers or 2), prefetch_buffer_size=ahead)
