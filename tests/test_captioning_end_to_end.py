@@ -184,6 +184,30 @@ def test_evaluate_describes_each_image_whatever_its_company(trained, photos, des
     assert control["loss"] > result["loss"] + 0.5 and control["cider"] < result["cider"]
 
 
+def test_an_image_that_cannot_be_read_counts_in_no_score(trained, photos, entry, tmp_path):
+    results = []
+    for name in ("damaged", "without"):
+        folder, workdir = shutil.copytree(photos, tmp_path / name), tmp_path / f"run-{name}"
+        shutil.copytree(trained, workdir, ignore=shutil.ignore_patterns("evaluation_*"))
+        if name == "damaged":
+            (folder / "test" / "4.png").write_bytes(b"")
+        else:
+            lines = (folder / "test.tsv").read_text().splitlines(keepends=True)
+            (folder / "test.tsv").write_text("".join(line for line in lines if "4.png" not in line))
+        overrides = [f"--config.data.source=captions:{folder}", "--config.data.skip_corrupt=true"]
+        code, out, err = entry("evaluate", "--workdir", workdir, *overrides, "--config.data.max_skipped=0.5")
+        assert code == 0 and "8 images, 16 texts" in out, err
+        (file,) = workdir.glob("evaluation_test*.json")
+        results.append(json.loads(file.read_text()))
+    for metric in ("cider", "bleu", "bleu1", "loss", "accuracy"):
+        assert results[0][metric] == pytest.approx(results[1][metric], rel=1e-5), metric
+    for path in (tmp_path / "damaged" / "test").glob("*.png"):
+        path.write_bytes(b"")
+    overrides = [f"--config.data.source=captions:{tmp_path / 'damaged'}", "--config.data.skip_corrupt=true"]
+    code, _, err = entry("evaluate", "--workdir", workdir, *overrides, "--config.data.max_skipped=1")
+    assert code == 2 and "nothing to measure: not one image could be read" in err
+
+
 # Describing
 
 

@@ -146,6 +146,23 @@ def shuffled(source: CaptionSource) -> CaptionSource:
     return dataclasses.replace(source, images=swapped)
 
 
+def select(source: CaptionSource, chosen: np.ndarray) -> CaptionSource:
+    """Returns the examples `chosen`, int `(N,)`, of a source."""
+    images, indices = source.images, chosen.tolist()
+    return dataclasses.replace(
+        source,
+        images=dataclasses.replace(
+            images,
+            length=len(chosen),
+            load=lambda rows: images.load(chosen[np.asarray(rows)]),
+            name=lambda row: images.name(indices[row]),
+        ),
+        sources=source.sources and [source.sources[i] for i in indices],
+        references=[source.references[i] for i in indices],
+        name=lambda row: source.name(indices[row]),
+    )
+
+
 def training_images(
     source: ImageSource, index: np.ndarray, image_format: ImageFormat, augmentation: Augmentation, workers: int = 0
 ) -> Attach:

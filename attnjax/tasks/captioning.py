@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from attnjax import models
-from attnjax.data.captions import CaptionOptions, CaptionSource, open_captions, shuffled, training_images
+from attnjax.data.captions import CaptionOptions, CaptionSource, open_captions, select, shuffled, training_images
 from attnjax.data.images.augment import Augmentation
 from attnjax.data.images.format import ImageFormat, read_image
 from attnjax.data.images.pipeline import eval_batch
@@ -153,7 +153,7 @@ class CaptioningTask(TextTask):
         source = self.data.validation
         if source is None:
             return {}
-        outputs = self._describe(variables, source, **GREEDY)
+        outputs, source = self._describe(variables, source, **GREEDY)
         scores = {name: value for name, (value, _) in self._score(outputs, source).items()}
         return self._measure(source, variables) | scores
 
@@ -162,7 +162,7 @@ class CaptioningTask(TextTask):
         source = self.data.open(split)
         if self.shuffle_images:
             source = shuffled(source)
-        outputs = self._describe(variables, source)
+        outputs, source = self._describe(variables, source)
         scores = self._score(outputs, source)
         lines = [{"image": source.images.name(i), "text": line} for i, line in enumerate(outputs)]
         return TestReport(
@@ -225,15 +225,20 @@ class CaptioningTask(TextTask):
         """Returns an image file as evaluation shows it to the model, (H, W, C) float32."""
         return read_image(path, self.image_format)
 
-    def _describe(self, variables, source, **decoding):
-        """Returns the best text of each example."""
+    def _describe(self, variables, source, **decoding) -> tuple[list[str], CaptionSource]:
+        """Returns the best text of each example, and these examples: those whose image can be read."""
+        readable = np.ones(len(source), bool)
 
         def image(indices):
             shown = eval_batch(source.images, indices, self.image_format, self.workers)
+            readable[indices[indices >= 0]] = shown["mask"][indices >= 0]
             return self.image_format.normalise(shown["image"])
 
         found = self.describe(variables, len(source), image, source.sources, **decoding)
-        return [best[0].text for best in found]
+        if not readable.any():
+            raise UserError("nothing to measure: not one image could be read")
+        chosen = np.flatnonzero(readable)
+        return [found[i][0].text for i in chosen], select(source, chosen)
 
 
 def _splits(data):

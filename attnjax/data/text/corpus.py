@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from attnjax.data.text.sources import PairSource
 from attnjax.data.text.vocabulary import BOS, EOS, Sampling, Vocabulary, encode
 
+CHUNK = 2**15  # sentences whose ids are Python lists at a time, which take ten times the memory of arrays
 _SAMPLE = 1  # separates the random stream of subword sampling from those in `pipeline`
 
 
@@ -22,10 +23,12 @@ class Sentences:
 
     @classmethod
     def of(cls, sentences: Iterable[Sequence[int]]) -> "Sentences":
-        sentences = list(sentences)
-        starts = np.concatenate([[0], np.cumsum([len(ids) for ids in sentences], dtype=np.int64)]).astype(np.int64)
-        tokens = np.fromiter(itertools.chain.from_iterable(sentences), np.int32, count=starts[-1])
-        return cls(tokens, starts)
+        remaining, lengths, tokens = iter(sentences), [np.zeros(1, np.int64)], []
+        while chunk := list(itertools.islice(remaining, CHUNK)):
+            lengths.append(np.fromiter(map(len, chunk), np.int64, count=len(chunk)))
+            ids = itertools.chain.from_iterable(chunk)
+            tokens.append(np.fromiter(ids, np.int32, count=lengths[-1].sum()))
+        return cls(np.concatenate([*tokens, np.zeros(0, np.int32)]), np.cumsum(np.concatenate(lengths)))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -55,9 +58,17 @@ def encode_pairs(
     source: PairSource, vocabulary: Vocabulary, sampling: Sampling | None = None, seed: tuple[int, ...] = ()
 ) -> Pairs:
     """Encodes all pairs; with `sampling`, the subwords of each side are sampled by `seed`."""
-    sources = encode(vocabulary.source, source.source, sampling, (*seed, 0))
-    targets = encode(vocabulary.target, source.target, sampling, (*seed, 1))
+    sources = _encoded(vocabulary.source, source.source, sampling, (*seed, 0))
+    targets = _encoded(vocabulary.target, source.target, sampling, (*seed, 1))
     return Pairs(Sentences.of([*ids, EOS] for ids in sources), Sentences.of([BOS, *ids, EOS] for ids in targets))
+
+
+def _encoded(model, sentences, sampling, seed) -> Iterator[list[int]]:
+    if sampling:  # all together, as the draws depend on all sentences before
+        yield from encode(model, sentences, sampling, seed)
+        return
+    for start in range(0, len(sentences), CHUNK):
+        yield from encode(model, sentences[start : start + CHUNK])
 
 
 def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampling, seed: int) -> Corpus:

@@ -1,6 +1,7 @@
 """Subword vocabularies: BPE and unigram, trained and applied by sentencepiece."""
 
 import io
+import os
 import re
 import threading
 from collections.abc import Iterable, Sequence
@@ -130,7 +131,8 @@ def encode(
     With `sampling`, they are a function of `seed` and of the full list of sentences. UserError for `nbest` with BPE.
     """
     if not sampling:
-        return model.encode(list(sentences), num_threads=1)
+        threads = os.cpu_count() or 1
+        return model.encode(list(sentences), num_threads=threads if len(sentences) > 100 * threads else 1)
     if sampling.nbest != -1 and not _has_nbest(model):
         raise UserError(f"nbest is {sampling.nbest}: a BPE vocabulary has no list of the best segmentations, write -1")
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
