@@ -8,9 +8,11 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_HOME, "tensorflow_datasets")
+
+# A shell starts commands in the background with SIGINT ignored; the processes that the tests start would inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,11 +14,14 @@ from PIL import Image
 from attnjax import config as config_lib
 from attnjax import decoding, models
 from attnjax.data.builders import symbols
+from attnjax.data.images import pipeline
+from attnjax.data.images.sources import ImageSource
 from attnjax.inspection import flops
 from attnjax.nn.kernels import compiling_for, recorded
 from attnjax.runs.experiment import Experiment
 from attnjax.sweeps import trials
 from attnjax.tasks.translation import TranslationTask
+from attnjax.training.step import make_eval_step
 
 FOLDER = Path(__file__).parent.parent.parent / "configs"
 # Of a Transformer's blocks one shows what all do; the rest would only take time to compile.
@@ -38,10 +41,21 @@ SPECS = [name + argument for name in NAMES for argument in ARGUMENTS.get(name, [
 
 
 def classification(config, workdir):
+    """The batch has the first two rows of one of the config's own size and augmentation."""
     del workdir
     experiment = Experiment.classifier(config, "0123456789")
-    image = np.random.default_rng(0).normal(size=(2, *experiment.task.example["image"].shape[1:])).astype(np.float32)
-    return experiment, {"image": image, "label": np.array([1, 2], np.int32), "mask": np.ones(2, bool)}
+    task, channels, rng = experiment.task, config.data.channels, np.random.default_rng(0)
+    images = [rng.integers(0, 256, (50, 60 + number, channels), np.uint8) for number in range(16)]
+
+    def load(indices):
+        return [images[index] for index in indices], indices.astype(np.int32) % 10, np.ones(len(indices), bool)
+
+    source = ImageSource(task.classes, channels, len(images), load, str)
+    options = {"batch_size": config.batch_size, "seed": config.seed}
+    pipeline.train_iterator(source, task.image_format, task.augmentation, **options).close()
+    indices = np.arange(config.batch_size) % len(images)
+    transforms = (task.image_format, task.augmentation)
+    return experiment, pipeline.training_batch(source, indices, slice(0, 2), rng, *transforms, workers=1)
 
 
 def write_numbers(languages, count, folder):
@@ -130,14 +144,15 @@ def programs(experiment, batch):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     state, objective = experiment.state_shapes(), experiment.task.objective
     variables = (state.params, state.model_state)
+    evaluation = jax.jit(make_eval_step(objective, experiment.task.prepare))
     traced = {
         "training step": jax.jit(experiment.train_step).trace(state, shapes),
-        "evaluation": jax.jit(objective.evaluate).trace(*variables, shapes),
+        "evaluation": evaluation.trace(variables, shapes),
     }
     if hasattr(objective, "generate"):
         options = decoding.Options(max_length=4, beam_size=2)
         generate = jax.jit(lambda *inputs: objective.generate(*inputs, options))
-        traced["decoding"] = generate.trace(*variables, shapes)
+        traced["decoding"] = generate.trace(*variables, jax.eval_shape(experiment.task.prepare, shapes))
     return traced
 
 
