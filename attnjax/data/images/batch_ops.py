@@ -84,15 +84,22 @@ def mix(images: Array, labels: Array, weights: Array, boxes: Array) -> tuple[Arr
     Returns the images, `label_other` `(B,)`, and `label_weight` float32 `(B,)`, the weight of a row's own label; for
     CutMix it follows from the area of the clipped box.
     """
-    share = _namespace(images).where(_inside(images, boxes), np.float32(0), weights[:, None, None, None])
-    mixed = images * share + partner(images) * (1 - share)
+    xp = _namespace(images)
+    share = xp.where(_inside(images, boxes), np.float32(0), weights[:, None, None, None])
+    # A pair's sum less the image, not `partner`: XLA for CPUs would fuse what comes before, without vectorizing it.
+    sums = xp.broadcast_to(_pairs(images).sum(axis=1, keepdims=True), _pairs(images).shape)
+    mixed = images * share + (sums.reshape(images.shape) - images) * (1 - share)
     area = (boxes[:, 2] * boxes[:, 3] / math.prod(images.shape[1:3])).astype(np.float32)
     return mixed, partner(labels), weights * (1 - area)
 
 
 def partner(rows: Array) -> Array:
     """Returns the row that each row is paired with: 2k + 1 for 2k, and the other way round."""
-    return rows.reshape(-1, 2, *rows.shape[1:])[:, ::-1].reshape(rows.shape)
+    return _pairs(rows)[:, ::-1].reshape(rows.shape)
+
+
+def _pairs(rows):
+    return rows.reshape(-1, 2, *rows.shape[1:])
 
 
 def _inside(images, boxes):
