@@ -58,10 +58,13 @@ def _rate(task, seconds):
     next(batches)
     began, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < seconds:
-        batch = next(batches)
-        count += batch["mask"].sum() if task.unit == "images" else (batch["target"][:, 1:] != 0).sum()
+        count += _examples(next(batches), task.unit)
     batches.close()
-    return int(count) / passed * jax.process_count()
+    return count / passed * jax.process_count()
+
+
+def _examples(batch, unit):
+    return int(batch["mask"].sum() if unit == "images" else (batch["target"][:, 1:] != 0).sum())
 
 
 def _show_stages(task: ClassificationTask, config: ConfigDict) -> None:

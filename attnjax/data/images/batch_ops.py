@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from attnjax.data.images.augment import Augmentation
 
@@ -23,8 +22,10 @@ def pad_crop(images: np.ndarray, pad: int, offsets: np.ndarray) -> np.ndarray:
     """Zero-pads by `pad` on every side and crops to the old size at `offsets` `(B, 2)` (top, left) in 0..2 pad."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.moveaxis(sliding_window_view(padded, (height, width), axis=(1, 2)), 3, -1)
-    return windows[np.arange(len(images)), offsets[:, 0], offsets[:, 1]]
+    cropped = np.empty_like(images)
+    for row, (top, left) in enumerate(offsets.tolist()):
+        cropped[row] = padded[row, top : top + height, left : left + width]
+    return cropped
 
 
 def flip(images: Array, chosen: Array) -> Array:

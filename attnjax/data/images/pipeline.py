@@ -30,7 +30,7 @@ Batch = dict[str, np.ndarray]
 _PREFETCH = 16  # batches that are ready before they are asked for, or being loaded
 PREFETCH_BYTES = 2**30  # of them, or a single one where one has more
 _PARTS = 4  # of a batch per thread, as some images take longer than others
-_SMALLEST_PART = 8  # images
+_SMALLEST_PART = 2**20  # bytes: on less, threads spend their time waiting for the GIL
 _SHUFFLE, _AUGMENT = 0, 1  # separate random streams
 
 
@@ -139,9 +139,9 @@ def _loaded(source: ImageSource, indices: np.ndarray, shape: tuple[int, ...], tr
         transform(images, part, batch["image"][part])
 
     workers = workers or os.cpu_count() or 1
-    size = max(_SMALLEST_PART, math.ceil(count / (_PARTS * workers)))
+    size = max(math.ceil(_SMALLEST_PART / math.prod(shape)), math.ceil(count / (_PARTS * workers)))
     parts = [slice(start, start + size) for start in range(0, count, size)]
-    for _ in (map if workers == 1 else _pool(workers).map)(fill, parts):
+    for _ in (map if workers == 1 or len(parts) == 1 else _pool(workers).map)(fill, parts):
         pass  # raises what a part raised
     return batch
 

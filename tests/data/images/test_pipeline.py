@@ -168,7 +168,8 @@ def test_repeats_of_an_image_may_be_in_two_batches(memory_source, batch_size, ta
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("size", [(8, 8), None])
-def test_any_number_of_threads_loads_the_same_batches(memory_source, workers, size, take, assert_same):
+def test_any_number_of_threads_loads_the_same_batches(memory_source, workers, size, take, assert_same, monkeypatch):
+    monkeypatch.setattr(pipeline, "_SMALLEST_PART", 1)
     source = memory_source(90, size, channels=3)
     options = {"batch_size": 64}
     alone, shared = (take(train(source, EVERYTHING, workers=count, **options), 3) for count in (1, workers))
