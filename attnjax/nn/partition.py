@@ -2,9 +2,9 @@
 
 A rule is a regular expression for the end of a path and, per axis of the array, the mesh axis that shards it, or None.
 "fsdp" distributes a parameter's storage; it is all-gathered for use (Rajbhandari et al. 2020, stage 3), in a block of a
-Transformer layer by layer, in the forward pass and again in the backward pass. "tensor"
-distributes the computation: each device has its own heads or hidden units (Shoeybi et al. 2019, section 3). Arrays that
-no rule matches, such as biases and norms, are replicated.
+Transformer layer by layer, in the forward pass and again in the backward pass. "tensor" distributes the computation:
+each device has its own heads or hidden units (Shoeybi et al. 2019, section 3). Arrays that no rule matches, such as
+biases and norms, are replicated.
 """
 
 import contextlib

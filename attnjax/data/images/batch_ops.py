@@ -1,13 +1,14 @@
 """Augmentation of a batch `(B, H, W, C)`: pad-and-crop, flip, random erasing (Zhong 2017), mixup and CutMix.
 
 Each function takes what a `draw_*` function or its caller drew for the rows, so that the rows of a global batch can be
-divided among processes without changing them. All but `pad_crop` work on arrays of NumPy and of JAX, where they are
-part of the compiled step.
+divided among processes without changing them. The host draws, pads and crops; `flip`, `erase` and `mix` are part of the
+compiled step, by `preparation.prepare`.
 """
 
 import math
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from attnjax.data.images.augment import Augmentation
@@ -15,7 +16,6 @@ from attnjax.data.images.augment import Augmentation
 ERASE_AREA = (0.02, 1 / 3)
 ERASE_RATIO = (0.3, 1 / 0.3)
 ERASE_TRIES = 10
-Array = Any  # of NumPy or JAX
 
 
 def pad_crop(images: np.ndarray, pad: int, offsets: np.ndarray) -> np.ndarray:
@@ -28,9 +28,9 @@ def pad_crop(images: np.ndarray, pad: int, offsets: np.ndarray) -> np.ndarray:
     return cropped
 
 
-def flip(images: Array, chosen: Array) -> Array:
+def flip(images: jax.Array, chosen: jax.Array) -> jax.Array:
     """Mirrors the rows with `chosen`, bool `(B,)`, left to right."""
-    return _namespace(images).where(chosen[:, None, None, None], images[:, :, ::-1], images)
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int], probability: float) -> np.ndarray:
@@ -53,9 +53,9 @@ def draw_erase_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]
     return (np.concatenate([corners, sizes], axis=1) * erased[:, None]).astype(np.int32)
 
 
-def erase(images: Array, boxes: Array, noise: Array | float = 0.0) -> Array:
+def erase(images: jax.Array, boxes: jax.Array, noise: jax.Array | float = 0.0) -> jax.Array:
     """Fills each row's box with `noise`, an array like `images`, or zeros."""
-    return _namespace(images).where(_inside(images, boxes), noise, images)
+    return jnp.where(_inside(images, boxes), noise, images)
 
 
 def draw_mix(
@@ -79,22 +79,23 @@ def draw_mix(
     return np.where(mixed & ~cut, weights, 1).astype(np.float32), boxes.astype(np.int32)
 
 
-def mix(images: Array, labels: Array, weights: Array, boxes: Array) -> tuple[Array, Array, Array]:
+def mix(
+    images: jax.Array, labels: jax.Array, weights: jax.Array, boxes: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mixes rows 2k and 2k + 1 with each other; `weights` and `boxes` `(B, ...)` repeat the draw of each pair.
 
     Returns the images, `label_other` `(B,)`, and `label_weight` float32 `(B,)`, the weight of a row's own label; for
     CutMix it follows from the area of the clipped box.
     """
-    xp = _namespace(images)
-    share = xp.where(_inside(images, boxes), np.float32(0), weights[:, None, None, None])
+    share = jnp.where(_inside(images, boxes), np.float32(0), weights[:, None, None, None])
     # A pair's sum less the image, not `partner`: XLA for CPUs would fuse what comes before, without vectorizing it.
-    sums = xp.broadcast_to(_pairs(images).sum(axis=1, keepdims=True), _pairs(images).shape)
+    sums = jnp.broadcast_to(_pairs(images).sum(axis=1, keepdims=True), _pairs(images).shape)
     mixed = images * share + (sums.reshape(images.shape) - images) * (1 - share)
     area = (boxes[:, 2] * boxes[:, 3] / math.prod(images.shape[1:3])).astype(np.float32)
     return mixed, partner(labels), weights * (1 - area)
 
 
-def partner(rows: Array) -> Array:
+def partner(rows: jax.Array) -> jax.Array:
     """Returns the row that each row is paired with: 2k + 1 for 2k, and the other way round."""
     return _pairs(rows)[:, ::-1].reshape(rows.shape)
 
@@ -108,7 +109,3 @@ def _inside(images, boxes):
     (top, left, height, width), (rows, columns) = boxes.T[..., None], map(np.arange, images.shape[1:3])
     in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
     return in_rows[:, :, None, None] & in_columns[:, None, :, None]
-
-
-def _namespace(images):
-    return images.__array_namespace__()

@@ -28,7 +28,7 @@ from attnjax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _PREFETCH = 16  # batches that are ready before they are asked for, or being loaded
-PREFETCH_BYTES = 2**30  # of them, or a single one where one has more
+_PREFETCH_BYTES = 2**30  # of them, or a single one where one has more
 _PARTS = 4  # of a batch per thread, as some images take longer than others
 _SMALLEST_PART = 2**20  # bytes: on less, threads spend their time waiting for the GIL
 _SHUFFLE, _AUGMENT = 0, 1  # separate random streams
@@ -222,5 +222,5 @@ def _augment(images, rngs, offsets, image_format, augmentation, out) -> None:
 def _read_options(image_format: ImageFormat, rows: slice, workers: int) -> grain.ReadOptions:
     """Prefetches few batches, as each is loaded by all threads: one where batches are large, else two at a time."""
     size = (rows.stop - rows.start) * math.prod(image_format.shape)
-    ahead = max(1, min(_PREFETCH, PREFETCH_BYTES // size))
+    ahead = max(1, min(_PREFETCH, _PREFETCH_BYTES // size))
     return grain.ReadOptions(num_threads=min(2, ahead, workers or 2), prefetch_buffer_size=ahead)

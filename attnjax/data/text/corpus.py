@@ -10,7 +10,7 @@ import numpy as np
 from attnjax.data.text.sources import PairSource
 from attnjax.data.text.vocabulary import BOS, EOS, Sampling, Vocabulary, encode
 
-CHUNK = 2**15  # sentences whose ids are Python lists at a time, which take ten times the memory of arrays
+_CHUNK = 2**15  # sentences whose ids are Python lists at a time, which take ten times the memory of arrays
 _SAMPLE = 1  # separates the random stream of subword sampling from those in `pipeline`
 
 
@@ -24,7 +24,7 @@ class Sentences:
     @classmethod
     def of(cls, sentences: Iterable[Sequence[int]]) -> "Sentences":
         remaining, lengths, tokens = iter(sentences), [np.zeros(1, np.int64)], []
-        while chunk := list(itertools.islice(remaining, CHUNK)):
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
             lengths.append(np.fromiter(map(len, chunk), np.int64, count=len(chunk)))
             ids = itertools.chain.from_iterable(chunk)
             tokens.append(np.fromiter(ids, np.int32, count=lengths[-1].sum()))
@@ -67,8 +67,8 @@ def _encoded(model, sentences, sampling, seed) -> Iterator[list[int]]:
     if sampling:  # all together, as the draws depend on all sentences before
         yield from encode(model, sentences, sampling, seed)
         return
-    for start in range(0, len(sentences), CHUNK):
-        yield from encode(model, sentences[start : start + CHUNK])
+    for start in range(0, len(sentences), _CHUNK):
+        yield from encode(model, sentences[start : start + _CHUNK])
 
 
 def training_corpus(source: PairSource, vocabulary: Vocabulary, sampling: Sampling, seed: int) -> Corpus:

@@ -182,7 +182,7 @@ def test_any_number_of_threads_loads_the_same_batches(memory_source, workers, si
 def test_prefetching_is_bounded_in_bytes(memory_source, monkeypatch):
     source, loaded = memory_source(32), []
     counting = dataclasses.replace(source, load=lambda indices: loaded.append(len(indices)) or source.load(indices))
-    monkeypatch.setattr(pipeline, "PREFETCH_BYTES", 3 * 32 * 8 * 8)
+    monkeypatch.setattr(pipeline, "_PREFETCH_BYTES", 3 * 32 * 8 * 8)
     iterator = train(counting, batch_size=32)
     next(iterator)
     time.sleep(0.5)
